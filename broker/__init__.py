@@ -1,0 +1,1 @@
+"""Messages between processes: the broker port and its back ends, the embedded server, subjects, the wire format."""

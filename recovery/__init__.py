@@ -1,0 +1,1 @@
+"""Liveness, cluster state, decisions, and the service that carries them out."""

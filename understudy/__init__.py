@@ -1,0 +1,1 @@
+"""Understudy: one neural network across a cluster of small machines that keeps answering when machines fail."""
