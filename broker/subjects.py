@@ -1,0 +1,77 @@
+"""Every subject, in one place, next to what it carries. docs/protocol.md is the prose of this file.
+
+Data subjects (any client may use the first three):
+
+| subject                              | carries                                                    |
+| ------------------------------------ | ---------------------------------------------------------- |
+| `understudy.<pipeline>.in`           | a frame: JPEG, PNG, `.npy` bytes or a tensor message        |
+| `understudy.<pipeline>.out`          | a result: JSON                                              |
+| `understudy.<pipeline>.dead`         | a dead letter: JSON                                         |
+| `understudy.<pipeline>.cut.<k>.<node>` | an activation (`broker.activation`) of cut k for that node |
+| `understudy._.status`                | request: every controller answers its status as JSON        |
+| `understudy._.blob.<sha256>`         | request: a chunk of a sub-model, from whoever has it        |
+
+Control subjects (their own account where the broker has accounts), messages of `broker.control`:
+
+| subject                              | carries                                   |
+| ------------------------------------ | ----------------------------------------- |
+| `understudy._.beat`                  | `Beat`: node to every controller          |
+| `understudy._.bye`                   | `Bye`: a node leaves on purpose           |
+| `understudy._.assign.<node>`         | `Assignment`: controller to one node      |
+| `understudy._.activate.<pipeline>`   | `Activate`: controller to all its nodes   |
+"""
+
+from __future__ import annotations
+
+import re
+
+from broker.errors import SubjectError
+
+ROOT = "understudy"
+
+STATUS = f"{ROOT}._.status"
+BEAT = f"{ROOT}._.beat"
+BYE = f"{ROOT}._.bye"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return `name` if it can be part of a subject or topic.
+
+    Raises:
+        SubjectError: it holds anything but letters, digits, `-` and `_`, or does not start with a letter or digit.
+    """
+    if not _NAME.fullmatch(name):
+        raise SubjectError(
+            f"{kind} name {name!r} is not usable: 1 to 63 letters, digits, '-' or '_', the first a letter or digit"
+        )
+    return name
+
+
+def frames_in(pipeline: str) -> str:
+    return f"{ROOT}.{pipeline}.in"
+
+
+def results_out(pipeline: str) -> str:
+    return f"{ROOT}.{pipeline}.out"
+
+
+def dead_letters(pipeline: str) -> str:
+    return f"{ROOT}.{pipeline}.dead"
+
+
+def activation(pipeline: str, cut: int, node: str) -> str:
+    return f"{ROOT}.{pipeline}.cut.{cut}.{node}"
+
+
+def blob(sha256: str) -> str:
+    return f"{ROOT}._.blob.{sha256}"
+
+
+def assign(node: str) -> str:
+    return f"{ROOT}._.assign.{node}"
+
+
+def activate(pipeline: str) -> str:
+    return f"{ROOT}._.activate.{pipeline}"

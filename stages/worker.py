@@ -1,0 +1,150 @@
+"""A stage worker: takes activations of cut i, runs blocks [i, j) off the event loop, hands on the activations of cut j."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import structlog
+
+from broker.activation import Activation, Failure, FrameTag
+from stages.batch import can_join, check, join
+from stages.engine import Engine
+from stages.errors import FrameError
+from stages.flow import Flow
+from stages.spec import PipelineSpec
+
+log = structlog.get_logger("understudy.worker")
+
+Deliver = Callable[[Activation | Failure], Awaitable[None]]
+"""Sends what a stage made to where the route says. Does not raise: what is lost is sent again by the head."""
+
+
+@dataclass(slots=True)
+class WorkerCounters:
+    """Of one node, over all its stages since the start."""
+
+    frames: int = 0
+    dropped: int = 0
+    busy_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    activation: Activation
+    since_s: float
+
+
+class StageWorker:
+    """Runs one stage of one epoch. `accept` puts an activation in the queue, `run` works until it is cancelled.
+
+    The queue holds at most as many frames as may be in flight in the whole pipeline, twice (a frame may be sent again).
+    When it is full the oldest message is dropped and counted: the head still holds its frames.
+
+    All that waits when the engine becomes free is joined into one inference, up to `flow.batch` frames; it never waits
+    for a frame that has not arrived.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        first_block: int,
+        end_block: int,
+        spec: PipelineSpec,
+        flow: Flow,
+        engine: Engine,
+        executor: Executor,
+        deliver: Deliver,
+        counters: WorkerCounters,
+    ) -> None:
+        self.first_block = first_block
+        self.end_block = end_block
+        self._node = node
+        self._spec = spec
+        self._flow = flow
+        self._engine = engine
+        self._executor = executor
+        self._deliver = deliver
+        self._counters = counters
+        self._queue: deque[_Waiting] = deque()
+        self._queued_frames = 0
+        self._wake = asyncio.Event()
+
+    def accept(self, activation: Activation) -> None:
+        """Queue an activation of the stage's cut.
+
+        Raises:
+            WireError: its tensors are not those of the cut.
+        """
+        check(activation, self._spec)
+        self._queue.append(_Waiting(activation, time.perf_counter()))
+        self._queued_frames += len(activation.frames)
+        while self._queued_frames > 2 * self._flow.window and len(self._queue) > 1:
+            dropped = self._queue.popleft().activation
+            self._queued_frames -= len(dropped.frames)
+            self._counters.dropped += 1
+            log.warning("activation-dropped", cut=dropped.cut, frames=len(dropped.frames), reason="queue full")
+        self._wake.set()
+
+    async def run(self) -> None:
+        while True:
+            while not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+            await self._process(self._take())
+
+    def _take(self) -> list[_Waiting]:
+        taken = [self._queue.popleft()]
+        frames = len(taken[0].activation.frames)
+        while self._queue and self._spec.dynamic_batch:
+            activation = self._queue[0].activation
+            frames += len(activation.frames)
+            if frames > self._flow.batch or not can_join(taken[0].activation, activation):
+                break
+            taken.append(self._queue.popleft())
+        self._queued_frames -= sum(len(waiting.activation.frames) for waiting in taken)
+        return taken
+
+    async def _process(self, taken: list[_Waiting]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            made = await loop.run_in_executor(self._executor, self._infer, [w.activation for w in taken])
+        except FrameError as error:
+            await self._fail(taken, error)
+            return
+        self._counters.frames += len(made.frames)
+        await self._deliver(Activation(epoch=made.epoch, cut=made.cut, frames=self._tags(taken), tensors=made.tensors))
+
+    async def _fail(self, taken: list[_Waiting], error: FrameError) -> None:
+        """Frames that were joined are tried one message at a time: the good ones must not suffer from a bad one."""
+        if len(taken) > 1:
+            for waiting in taken:
+                await self._process([waiting])
+            return
+        log.warning("stage-failed", cut=self.first_block, frames=len(taken[0].activation.frames), reason=error.reason)
+        reason = f"stage [{self.first_block}, {self.end_block}) on {self._node}: {error.reason}"
+        epoch = taken[0].activation.epoch
+        failure = Failure(epoch=epoch, cut=self._spec.blocks, frames=self._tags(taken), code=error.code, reason=reason)
+        await self._deliver(failure)
+
+    def _infer(self, activations: list[Activation]) -> Activation:
+        """In the worker thread."""
+        started = time.perf_counter()
+        joined = join(activations)
+        tensors = self._engine.run(joined.tensors)
+        self._counters.busy_s += time.perf_counter() - started
+        return Activation(epoch=joined.epoch, cut=self.end_block, frames=joined.frames, tensors=tensors)
+
+    def _tags(self, taken: list[_Waiting]) -> tuple[FrameTag, ...]:
+        now, at = time.perf_counter(), round(time.time(), 6)
+        return tuple(
+            FrameTag(frame.id, (*frame.hops, (self._node, self.first_block, at, ms)))
+            for waiting in taken
+            for ms in (round((now - waiting.since_s) * 1e3, 3),)
+            for frame in waiting.activation.frames
+        )

@@ -1,0 +1,92 @@
+"""What several commands share: finding the broker, running the event loop, errors without tracebacks."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from broker.errors import UnderstudyError
+from understudy.registry import Registry
+from understudy.settings import Settings
+
+BrokerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--broker", help="Broker URL, such as nats://host:4222. Default: $UNDERSTUDY_BROKER, else what runs here."
+    ),
+]
+ControlBrokerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--control-broker",
+        help="URL of the broker's control account. Default: $UNDERSTUDY_CONTROL_BROKER, else the broker's URL.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+def locate(settings: Settings, broker: str | None, pipeline: str | None) -> tuple[str, str | None]:
+    """The broker's URL and the pipeline's name: as given, or those of the pipeline that `up` started here.
+
+    Raises:
+        NotRunningError: no broker was given, and no such pipeline runs here.
+    """
+    url = broker or settings.broker
+    if url is not None:
+        return url, pipeline
+    run = Registry(settings.run_dir).find(pipeline)
+    return run.broker, run.pipeline
+
+
+def needed_broker(settings: Settings, broker: str | None) -> str:
+    """Raises UnderstudyError where no broker is named."""
+    url = broker or settings.broker
+    if url is None:
+        raise UnderstudyError("no broker is named: give --broker nats://host:4222, or set UNDERSTUDY_BROKER")
+    return url
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run `main` on uvloop until it ends. The first SIGINT or SIGTERM cancels it, so that it can clean up; a second one
+    ends the process at once."""
+    import uvloop
+
+    interrupted = False
+
+    async def guarded() -> None:
+        nonlocal interrupted
+        task = asyncio.ensure_future(main)
+
+        def stop(number: int) -> None:
+            nonlocal interrupted
+            if interrupted:
+                sys.stderr.write("stopped at once\n")
+                sys.stderr.flush()
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            interrupted = True
+            task.cancel()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop, number)
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not interrupted:
+                raise
+
+    uvloop.run(guarded())
+    if interrupted:
+        raise typer.Exit(0)
+
+
+def fail(error: UnderstudyError) -> NoReturn:
+    """End the process with the error's message and exit code, without a traceback."""
+    sys.stderr.write(f"understudy: {error}\n")
+    raise SystemExit(error.exit_code)

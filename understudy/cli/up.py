@@ -1,0 +1,83 @@
+"""`understudy up`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from understudy.cli.common import BrokerOption, ControlBrokerOption, JsonOption, run
+
+
+def up(
+    config: Annotated[Path | None, typer.Option("--config", help="A configuration file (YAML).")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="The bundle to serve. Default: the digits bundle.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A bare ONNX model to serve in place of a bundle.")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="So many nodes, named node1, node2, ... Default: 4.")] = None,
+    stages: Annotated[int | None, typer.Option(min=1, help="So many stages. Default: the planner chooses.")] = None,
+    pipeline: Annotated[str | None, typer.Option(help="The pipeline's name. Default: the bundle's.")] = None,
+    broker: Annotated[
+        str | None, typer.Option("--broker", help="Use this broker. Default: an embedded nats-server.")
+    ] = None,
+    control_broker: ControlBrokerOption = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the embedded broker. 0: a free one.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Run a whole pipeline on this machine: broker, one process per node, controller. Ctrl-C stops it.
+
+    Prints one line when frames can be published. Options overrule the configuration file.
+
+    Example: understudy up --nodes 4
+
+    Example: understudy up --config cluster.yaml --port 4222
+    """
+    from understudy.config import load_config, make_config
+    from understudy.logs import set_up_logs
+    from understudy.settings import read_settings
+
+    settings = read_settings()
+    set_up_logs(settings, default_level="warning")
+    raw: dict[str, Any] = {} if config is None else load_config(config)
+    given = {
+        "bundle": bundle,
+        "model": model,
+        "nodes": nodes,
+        "stages": stages,
+        "pipeline": pipeline,
+        "broker": broker or settings.broker,
+        "control_broker": control_broker or settings.control_broker,
+        "port": port,
+    }
+    if bundle is not None or model is not None:
+        raw = {key: value for key, value in raw.items() if key not in ("bundle", "model")}
+    raw |= {key: value for key, value in given.items() if value is not None}
+    run(_serve(make_config(raw, "options" if config is None else str(config)), settings, as_json=json_))
+
+
+async def _serve(config: Any, settings: Any, *, as_json: bool) -> None:
+    from understudy.bundles import open_bundle
+    from understudy.controller import check_stages, load_model
+    from understudy.local import LocalCluster
+
+    # Checked here as well as in the controller: a wrong model is better told before six processes are started.
+    opened = open_bundle(config.bundle, config.model)
+    check_stages(await load_model(opened), config.stages)
+    name = config.pipeline or opened.manifest.name
+    async with LocalCluster(config, pipeline=name, settings=settings) as cluster:
+        document = await cluster.status()
+        _say_ready(document or {}, cluster.broker_url, name, as_json=as_json)
+        await cluster.wait_for_death()
+
+
+def _say_ready(document: dict[str, Any], url: str, pipeline: str, *, as_json: bool) -> None:
+    import json
+
+    if as_json:
+        typer.echo(json.dumps(document))
+        return
+    stages = sum(1 for node in document.get("nodes", ()) if node["stages"])
+    nodes = len(document.get("nodes", ()))
+    typer.echo(f"ready: pipeline '{pipeline}' in {stages} stages on {nodes} nodes, broker {url}")

@@ -1,0 +1,260 @@
+"""The client library: publish frames, get results.
+
+async with understudy.connect("nats://127.0.0.1:4222", "digits") as client:
+    result = await client.infer(Path("seven.png"))
+    async for result in client.stream(frames):
+        ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from broker import subjects
+from broker.connect import connect as connect_broker
+from broker.errors import BrokerClosedError, BrokerError, PayloadTooLargeError, UnderstudyError
+from broker.port import Broker, Buffer, Message, Subscription
+from understudy.discovery import find_pipeline
+from understudy.frames import Frame, to_payload
+from understudy.result import FrameFailure, Result, ResultError, parse_result
+
+RETRY_S = 0.05
+"""First pause before a frame is sent again that found no head, or a full one; it doubles up to a second."""
+
+SEND_AGAIN_S = 5.0
+"""A frame without a result for so long is sent again under its id; the pause doubles. The head tells it from a new one."""
+
+
+class FrameRejectedError(UnderstudyError):
+    """A frame was answered with an error; `result.error` has its code and reason."""
+
+    def __init__(self, result: Result, failure: FrameFailure) -> None:
+        self.result = result
+        super().__init__(f"frame {result.id}: {failure.reason} ({failure.code})")
+
+
+class FrameTimeoutError(UnderstudyError):
+    """No result came in time."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A frame that waits for its result. `next_s`: when it is to be sent again."""
+
+    id: str
+    payload: list[Buffer]
+    future: asyncio.Future[Result]
+    deadline_s: float
+    next_s: float
+    pause_s: float = SEND_AGAIN_S
+    retry_s: float = RETRY_S
+
+
+class Client:
+    """A connection to one pipeline. Made by `connect`, opened with `async with`."""
+
+    def __init__(self, url: str, pipeline: str, *, timeout_s: float, window: int) -> None:
+        self._url = url
+        self._pipeline = subjects.check_name("pipeline", pipeline)
+        self._subject = subjects.frames_in(pipeline)
+        self._timeout_s = timeout_s
+        self._window = window
+        self._pending: dict[str, _Pending] = {}
+        self._count = 0
+        self._broker: Broker | None = None
+        self._inbox = ""
+        self._subscription: Subscription | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        broker = await connect_broker(self._url, name="understudy-client")
+        try:
+            await find_pipeline(broker, self._pipeline)
+            self._inbox = broker.new_inbox()
+            self._subscription = await broker.subscribe(f"{self._inbox}.*", self._on_reply)
+        except BaseException:
+            await broker.close()
+            raise
+        self._broker = broker
+        self._watch = asyncio.create_task(self._send_again(), name="understudy-client")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        for pending in self._pending.values():
+            if not pending.future.done():
+                pending.future.cancel()
+        self._pending.clear()
+        if self._broker is not None:
+            await self._broker.close()
+
+    async def infer(self, content: Any, *, frame_id: str | None = None, timeout_s: float | None = None) -> Result:
+        """Publish one frame and wait for its result.
+
+        Args:
+            content: see `understudy.frames.to_payload`.
+            frame_id: the frame's id; one is made if it is None.
+
+        Raises:
+            FrameRejectedError: it was answered with an error.
+            FrameTimeoutError: no result within `timeout_s` (default: that of `connect`).
+            PayloadTooLargeError: the frame exceeds the broker's limit.
+        """
+        result = await (await self._publish(content, frame_id, timeout_s))
+        if result.error is not None:
+            raise FrameRejectedError(result, result.error)
+        return result
+
+    async def stream(
+        self,
+        frames: Iterable[Any] | AsyncIterable[Any],
+        *,
+        window: int | None = None,
+        ordered: bool = True,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Result]:
+        """Publish frames and yield their results; a frame that was answered with an error yields a result with `error`.
+
+        Args:
+            frames: contents (see `infer`), or `Frame`s with ids of your own.
+            window: at most so many frames are published and not yielded yet (default: that of `connect`).
+            ordered: yield in the order of `frames`; otherwise as results come.
+
+        Raises:
+            FrameTimeoutError: a frame has no result in time.
+        """
+        bound = window or self._window
+        out: deque[asyncio.Future[Result]] = deque()
+        try:
+            async for item in _each(frames):
+                frame = item if isinstance(item, Frame) else None
+                content, frame_id = (item, None) if frame is None else (frame.content, frame.id)
+                out.append(await self._publish(content, frame_id, timeout_s))
+                while out and (len(out) >= bound or out[0].done()):
+                    yield await _next(out, ordered=ordered)
+            while out:
+                yield await _next(out, ordered=ordered)
+        finally:
+            for future in out:
+                future.cancel()
+
+    async def _publish(self, content: Any, frame_id: str | None, timeout_s: float | None) -> asyncio.Future[Result]:
+        if self._broker is None:
+            raise BrokerClosedError("the client is not open: use `async with understudy.connect(...) as client`")
+        payload = to_payload(content)
+        self._count += 1
+        key = str(self._count)
+        now = time.monotonic()
+        pending = _Pending(
+            id=frame_id or secrets.token_hex(8),
+            payload=payload,
+            future=asyncio.get_running_loop().create_future(),
+            deadline_s=now + (timeout_s or self._timeout_s),
+            next_s=now + SEND_AGAIN_S,
+        )
+        self._pending[key] = pending
+        pending.future.add_done_callback(lambda _: self._pending.pop(key, None))
+        try:
+            await self._send(key, pending)
+        except PayloadTooLargeError:
+            pending.future.cancel()
+            raise
+        return pending.future
+
+    async def _send(self, key: str, pending: _Pending) -> None:
+        assert self._broker is not None  # noqa: S101 - _publish checked
+        reply = f"{self._inbox}.{key}"
+        await self._broker.publish(self._subject, pending.payload, reply=reply, headers={"Nats-Msg-Id": pending.id})
+
+    async def _on_reply(self, message: Message) -> None:
+        pending = self._pending.get(message.subject.rpartition(".")[2])
+        if pending is None or pending.future.done():
+            return
+        if not message.data:
+            # The broker says that nobody listens: the head is starting, or moving.
+            self._retry_soon(pending)
+            return
+        try:
+            result = parse_result(message.data)
+        except ResultError as error:
+            pending.future.set_exception(error)
+            return
+        if result.error is not None and result.error.code == "overloaded":
+            self._retry_soon(pending)
+        else:
+            pending.future.set_result(result)
+
+    def _retry_soon(self, pending: _Pending) -> None:
+        pending.next_s = time.monotonic() + pending.retry_s
+        pending.retry_s = min(1.0, 2 * pending.retry_s)
+
+    async def _send_again(self) -> None:
+        """Send again what nobody took, or what has no result for long; give up at the deadline."""
+        while True:
+            await asyncio.sleep(RETRY_S if self._pending else 2 * RETRY_S)
+            now = time.monotonic()
+            for key, pending in list(self._pending.items()):
+                if pending.future.done():
+                    continue
+                if now >= pending.deadline_s:
+                    pending.future.set_exception(self._timed_out(pending))
+                elif now >= pending.next_s:
+                    pending.next_s = now + pending.pause_s
+                    pending.pause_s *= 2
+                    with contextlib.suppress(BrokerError):  # not connected at the moment: the next round tries again
+                        await self._send(key, pending)
+
+    def _timed_out(self, pending: _Pending) -> FrameTimeoutError:
+        return FrameTimeoutError(
+            f"frame {pending.id}: pipeline '{self._pipeline}' gave no result in time: see `understudy status`, "
+            f"or allow more with timeout_s"
+        )
+
+
+def connect(url: str, pipeline: str, *, timeout_s: float = 30.0, window: int = 64) -> Client:
+    """A client of a pipeline; `async with` opens and closes the connection.
+
+    Args:
+        url: the broker's, as `understudy status` prints it.
+        pipeline: its name.
+        timeout_s: how long a frame may take.
+        window: how many frames of a stream may be under way.
+
+    Raises (on entering):
+        BrokerUnreachableError: no broker answers.
+        UnknownPipelineError: no controller serves the pipeline; names those that are served.
+    """
+    return Client(url, pipeline, timeout_s=timeout_s, window=window)
+
+
+async def _next(out: deque[asyncio.Future[Result]], *, ordered: bool) -> Result:
+    if not ordered:
+        await asyncio.wait(out, return_when=asyncio.FIRST_COMPLETED)
+        done = next(future for future in out if future.done())
+        out.remove(done)
+        return done.result()
+    # Not popped before it is done: a cancelled stream cancels it as well.
+    result = await out[0]
+    out.popleft()
+    return result
+
+
+async def _each(frames: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+    if isinstance(frames, AsyncIterable):
+        async for frame in frames:
+            yield frame
+    else:
+        for frame in frames:
+            yield frame

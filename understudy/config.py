@@ -1,0 +1,143 @@
+"""The configuration file of `understudy up`, and its units. pydantic checks it; docs/configuration.md describes it.
+
+pipeline: digits
+bundle: ./digits
+nodes:
+  - {name: a, memory: 256 MB}
+  - {name: b, memory: 1 GiB, threads: 2, providers: [CUDA, CPU]}
+stages: 2
+heartbeat: 100ms
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from broker.errors import SubjectError
+from broker.subjects import check_name
+from understudy.quantities import ConfigError, parse_duration, parse_size
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+
+
+def _checked(kind: str, name: str) -> str:
+    try:
+        return check_name(kind, name)
+    except SubjectError as error:
+        raise ValueError(str(error)) from error
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NodeConfig(_Strict):
+    """One node process. `memory`: what stages may use on it."""
+
+    name: str
+    memory: Size | None = None
+    threads: int = Field(default=1, ge=1, le=1024)
+    providers: tuple[str, ...] = ("CPU",)
+
+    @field_validator("name")
+    @classmethod
+    def _usable(cls, name: str) -> str:
+        return _checked("node", name)
+
+
+class UpConfig(_Strict):
+    """What `understudy up` runs. Without `bundle` and `model`: the digits bundle. Without `broker`: an embedded one."""
+
+    pipeline: str | None = None
+    bundle: Path | None = None
+    model: Path | None = None
+    nodes: tuple[NodeConfig, ...] = tuple(NodeConfig(name=f"node{i}") for i in range(1, 5))
+    stages: int | None = Field(default=None, ge=1)
+    broker: str | None = None
+    control_broker: str | None = None
+    port: int = Field(default=0, ge=0, le=65535)
+    max_payload: Size = 8 << 20
+    window: int = Field(default=0, ge=0, le=65536)
+    max_batch: int = Field(default=64, ge=1, le=1024)
+    top_k: int = Field(default=5, ge=1, le=1000)
+    heartbeat: Duration = 0.1
+    resend_after: Duration = 5.0
+    start_timeout: Duration = 60.0
+
+    @field_validator("nodes", mode="before")
+    @classmethod
+    def _count(cls, nodes: Any) -> Any:
+        """A number stands for so many nodes with the defaults."""
+        if isinstance(nodes, int) and not isinstance(nodes, bool):
+            if not 1 <= nodes <= 256:
+                raise ValueError(f"{nodes} nodes: 1 to 256 are possible on one machine")
+            return [{"name": f"node{i}"} for i in range(1, nodes + 1)]
+        return nodes
+
+    @field_validator("pipeline")
+    @classmethod
+    def _usable(cls, name: str | None) -> str | None:
+        return None if name is None else _checked("pipeline", name)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.bundle is not None and self.model is not None:
+            raise ValueError("bundle and model are both given: one of them")
+        names = [node.name for node in self.nodes]
+        if not names:
+            raise ValueError("nodes is empty: at least one is needed")
+        if len(set(names)) < len(names):
+            raise ValueError(f"a node name is there twice: {', '.join(names)}")
+        if self.stages is not None and self.stages > len(names):
+            raise ValueError(f"stages is {self.stages}, but there are {len(names)} nodes: one node per stage is needed")
+        return self
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """The raw mapping of a YAML file; paths in it are relative to the file.
+
+    Raises:
+        ConfigError: missing, not YAML, or not a mapping.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a text file") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must be a mapping of settings such as 'nodes: 4'")
+    for key in ("bundle", "model"):
+        if isinstance(raw.get(key), str):
+            raw[key] = path.parent / raw[key]
+    return raw
+
+
+def make_config(raw: dict[str, Any], source: str) -> UpConfig:
+    """Check settings.
+
+    Raises:
+        ConfigError: a wrong key, value or unit; names each, and the keys that there are.
+    """
+    try:
+        return UpConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem, source) for problem in error.errors())) from error
+
+
+def _explain(problem: Any, source: str) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        model = NodeConfig if "nodes" in problem["loc"] else UpConfig
+        return f"{source}: '{where}' is not a setting; there are: {', '.join(model.model_fields)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{source}: {where + ': ' if where else ''}{message}"

@@ -1,0 +1,102 @@
+"""What `understudy up` runs on this machine: one small file per pipeline, so that other commands find it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from broker.errors import UnderstudyError
+
+
+class NotRunningError(UnderstudyError):
+    """No pipeline runs on this machine, or not the one that was asked for, or it is not clear which."""
+
+
+class AlreadyRunningError(UnderstudyError):
+    """A pipeline of that name runs on this machine already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalRun:
+    """A pipeline that `up` started. `pid` is the supervisor's; `broker` is a URL that a client can connect to."""
+
+    pipeline: str
+    pid: int
+    broker: str
+
+
+class Registry:
+    """Files in `folder`, readable by this user only. Those of dead supervisors are removed when met."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def add(self, run: LocalRun) -> None:
+        """Raises AlreadyRunningError where a live supervisor has the name."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._folder.stat().st_uid != os.getuid():
+            raise UnderstudyError(
+                f"{self._folder} belongs to another user: set UNDERSTUDY_RUN_DIR to a folder of yours"
+            )
+        for other in self.all():
+            if other.pipeline == run.pipeline and other.pid != run.pid:
+                raise AlreadyRunningError(
+                    f"pipeline '{run.pipeline}' runs on this machine already (pid {other.pid}): "
+                    f"stop it, or choose another name with --pipeline"
+                )
+        path = self._path(run.pipeline)
+        aside = path.with_suffix(f".{run.pid}.tmp")
+        aside.write_text(json.dumps(asdict(run)))
+        aside.chmod(0o600)
+        aside.replace(path)
+
+    def remove(self, run: LocalRun) -> None:
+        self._path(run.pipeline).unlink(missing_ok=True)
+
+    def all(self) -> list[LocalRun]:
+        """The pipelines whose supervisor lives, by name."""
+        runs = []
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                run = LocalRun(**json.loads(path.read_text()))
+            except (OSError, ValueError, TypeError):
+                continue
+            if _lives(run.pid):
+                runs.append(run)
+            else:
+                path.unlink(missing_ok=True)
+        return runs
+
+    def find(self, pipeline: str | None) -> LocalRun:
+        """The pipeline of that name, or the only one there is.
+
+        Raises:
+            NotRunningError: there is none, or several and no name was given.
+        """
+        runs = self.all()
+        found = [run for run in runs if pipeline in (None, run.pipeline)]
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(run.pipeline for run in runs)
+        if not runs:
+            raise NotRunningError(
+                "no pipeline runs on this machine: start one with `understudy up`, or name a --broker"
+            )
+        if not found:
+            raise NotRunningError(f"pipeline '{pipeline}' does not run on this machine; what runs: {names}")
+        raise NotRunningError(f"several pipelines run on this machine: name one of {names}")
+
+    def _path(self, pipeline: str) -> Path:
+        return self._folder / f"{pipeline}.json"
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
