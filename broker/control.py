@@ -5,8 +5,8 @@ Each is a frozen dataclass, sent as a msgpack map of its fields. pydantic checks
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any, TypeVar
 
 import msgpack
@@ -152,6 +152,9 @@ class Bye:
 Control = TypeVar("Control", Beat, Bye, Assignment, Activate)
 
 
+_ADAPTERS: Mapping[Any, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Beat, Bye, Assignment, Activate)}
+
+
 def encode(message: Beat | Bye | Assignment | Activate) -> bytes:
     packed = msgpack.packb(asdict(message))
     assert isinstance(packed, bytes)  # noqa: S101 - msgpack has no type hints
@@ -168,16 +171,10 @@ def decode(data: Buffer, kind: type[Control]) -> Control:
         raise WireError(f"a control message of {len(data)} bytes exceeds {MAX_CONTROL_BYTES}")
     try:
         raw = msgpack.unpackb(data, raw=False, strict_map_key=True)
-        adapter: TypeAdapter[Control] = _adapter(kind)
-        return adapter.validate_python(raw)
+        return _ADAPTERS[kind].validate_python(raw)  # type: ignore[no-any-return]
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise WireError(f"not a valid {kind.__name__}: {where}: {first['msg']}") from error
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise WireError(f"not a msgpack map: {error or type(error).__name__}") from error
-
-
-@cache
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)

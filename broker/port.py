@@ -51,7 +51,12 @@ class Broker(Protocol):
         """Whether the connection is up at the moment (a back end reconnects by itself)."""
 
     async def publish(
-        self, subject: str, parts: Buffer | Sequence[Buffer], *, reply: str = "", headers: Mapping[str, str] | None = None
+        self,
+        subject: str,
+        parts: Buffer | Sequence[Buffer],
+        *,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """Send one message whose payload is the concatenation of `parts`. At most once: the broker may lose it.
 
@@ -64,9 +69,11 @@ class Broker(Protocol):
         """
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
-        """Receive messages of `subject` (NATS wildcards `*` and `>`). Of the subscribers that name the same `queue`, one
-        gets each message. When this returns, the broker knows of the subscription: a message published afterwards, by
-        anyone, arrives."""
+        """Receive messages of `subject` (NATS wildcards `*` and `>`).
+
+        Of the subscribers that name the same `queue`, one gets each message. When this returns, the broker knows of the
+        subscription: a message published afterwards, by anyone, arrives.
+        """
 
     async def request(
         self,

@@ -31,10 +31,9 @@ MAX_TENSORS = 256
 MAX_DIMENSIONS = 16
 ALIGNMENT_BYTES = 16
 
-DTYPES: Mapping[str, np.dtype[Any]] = {
-    name: np.dtype(name)
-    for name in ("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split())
-}
+_NAMES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
+
+DTYPES: Mapping[str, np.dtype[Any]] = {name: np.dtype(name) for name in _NAMES.split()}
 """The dtypes that can cross a cut."""
 
 Tensor = NDArray[Any]
@@ -115,7 +114,7 @@ def _sendable(name: str, array: Tensor) -> Tensor:
 
 def _view(array: Tensor) -> memoryview:
     # A zero-sized array cannot be cast to bytes as a memoryview.
-    return memoryview(array).cast("B") if array.size else memoryview(b"")
+    return array.data.cast("B") if array.size else memoryview(b"")
 
 
 def _array_prefix(length: int) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 class NoPlanError(Exception):
-    """No split of the chain fits the nodes. The message says which memory or limit stands in the way, and by how much."""
+    """No split of the chain fits the nodes. The message says which limit stands in the way, and by how much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,8 +70,7 @@ def decide(state: ClusterState, policy: Policy, now_s: float) -> Action | None:
 def unheard(state: ClusterState, now_s: float) -> bool:
     """Whether a node of ours serves an older epoch than the active one: it missed the announcement."""
     return any(
-        view.beat.pipeline == state.pipeline
-        and 0 < view.beat.active_epoch < state.active_epoch
+        (view.beat.pipeline == state.pipeline and 0 < view.beat.active_epoch < state.active_epoch)
         or (view.beat.ready_epoch == state.active_epoch != view.beat.active_epoch)
         for view in alive(state, now_s)
     )

@@ -55,7 +55,7 @@ class ResultMaker:
             with np.errstate(invalid="ignore"):  # what is not finite is answered with an error below
                 scores = np.exp(scores - scores.max(axis=1, keepdims=True))
                 scores /= scores.sum(axis=1, keepdims=True)
-        finite = np.isfinite(scores).all(axis=1)
+        finite = np.isfinite(scores).all(axis=1, keepdims=True).ravel().tolist()
         top = _largest(scores, min(self._top_k, scores.shape[1]))
         rows = np.arange(count)[:, None]
         values = np.round(scores[rows, top], 6).tolist()

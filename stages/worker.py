@@ -1,4 +1,4 @@
-"""A stage worker: takes activations of cut i, runs blocks [i, j) off the event loop, hands on the activations of cut j."""
+"""A stage worker: takes activations of cut i, runs blocks [i, j) off the event loop, hands on those of cut j."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ RETRY_S = 0.05
 """First pause before a frame is sent again that found no head, or a full one; it doubles up to a second."""
 
 SEND_AGAIN_S = 5.0
-"""A frame without a result for so long is sent again under its id; the pause doubles. The head tells it from a new one."""
+"""A frame without a result for so long is sent again under its id (the head knows it); the pause doubles."""
 
 
 class FrameRejectedError(UnderstudyError):

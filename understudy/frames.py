@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,6 @@ from numpy.typing import NDArray
 from broker.activation import encode_tensor_frame
 from broker.errors import UnderstudyError
 from broker.port import Buffer
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-Content = "bytes | bytearray | memoryview | Path | NDArray[Any] | Mapping[str, NDArray[Any]] | Image"
 
 
 class ContentError(UnderstudyError):
@@ -76,4 +71,4 @@ def _npy(array: NDArray[Any]) -> list[Buffer]:
     contiguous = np.ascontiguousarray(array).reshape(array.shape)
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(contiguous))
-    return [header.getvalue(), memoryview(contiguous).cast("B") if contiguous.size else b""]
+    return [header.getvalue(), contiguous.data.cast("B") if contiguous.size else b""]

@@ -6,7 +6,7 @@
 | UNDERSTUDY_CONTROL_BROKER | URL of the control account, with its credentials | the broker's URL |
 | UNDERSTUDY_LOG_FORMAT | `console` or `json` | console |
 | UNDERSTUDY_LOG_LEVEL | `debug`, `info`, `warning`, `error` | info for services, warning for other commands |
-| UNDERSTUDY_RUN_DIR | where `understudy up` notes what runs on this machine | $XDG_RUNTIME_DIR/understudy, or a folder in /tmp |
+| UNDERSTUDY_RUN_DIR | where `understudy up` notes what runs on this machine | in $XDG_RUNTIME_DIR, else in /tmp |
 | XDG_CACHE_HOME | nodes cache sub-models in `understudy/` below it | ~/.cache |
 """
 

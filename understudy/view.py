@@ -44,7 +44,7 @@ def _row(node: Mapping[str, Any]) -> tuple[str | Text, ...]:
         node["name"],
         str(node["pid"]),
         blocks or "-",
-        "head, stage" if node["head"] else "stage" if blocks else "spare",
+        "head" if node["head"] else "stage" if blocks else "spare",
         str(node["frames"]),
         f"{node['busy_s']:.1f}",
         format_bytes(node["rss_bytes"]),

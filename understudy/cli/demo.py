@@ -9,7 +9,7 @@ import typer
 from understudy.cli.common import JsonOption, run
 
 MEMORY_SHARE = 0.4
-"""Memory limit of each of the demo's nodes, as a share of what the whole model needs: it cannot run on fewer than three."""
+"""Memory limit of each of the demo's nodes, as a share of what the whole model needs: it takes three at least."""
 
 
 def demo(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from understudy.cli.common import BrokerOption, ControlBrokerOption, JsonOption, run
+from understudy.cli.common import ControlBrokerOption, JsonOption, run
 
 
 def up(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from understudy.cli.common import BrokerOption, JsonOption, locate, run
+from understudy.cli.common import BrokerOption, locate, run
 
 REFRESH_S = 0.5
 RESULTS_SHOWN = 8

@@ -1,0 +1,240 @@
+"""The in-process back end: `memory://name`, for tests of ours and of users. No server, no sockets, same semantics.
+
+Connections to the same name in the same event loop share one broker; it is gone when the last of them closes.
+Delivery is core NATS's: at most once, in order for one publisher and one subscription.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from weakref import WeakKeyDictionary
+
+import structlog
+
+from broker.dispatch import BUFFER_TYPES, run_handler
+from broker.errors import (
+    BrokerClosedError,
+    BrokerError,
+    NoRespondersError,
+    PayloadTooLargeError,
+    RequestTimeoutError,
+)
+from broker.headers import clean_headers
+from broker.port import Buffer, ConnectionListener, Handler, Message
+from broker.url import BrokerUrl
+
+MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
+QUEUE_MESSAGES = 65_536
+CLOSE_TIMEOUT_S = 2.0
+
+_log = structlog.get_logger(__name__)
+_SPACE = re.compile(r"\s")
+
+
+class Hub:
+    """What the connections to one name share: the subscriptions."""
+
+    def __init__(self) -> None:
+        self.connections: set[MemoryBroker] = set()
+        self._subscriptions: dict[MemorySubscription, None] = {}  # a set that keeps the order, so that turns are fair
+        self._turns: defaultdict[str, itertools.count[int]] = defaultdict(itertools.count)
+
+    def add(self, subscription: MemorySubscription) -> None:
+        self._subscriptions[subscription] = None
+
+    def remove(self, subscription: MemorySubscription) -> None:
+        self._subscriptions.pop(subscription, None)
+
+    def deliver(self, message: Message) -> int:
+        """Hand a message to every plain subscriber and to one of each queue group (in turn); return to how many."""
+        groups: defaultdict[str, list[MemorySubscription]] = defaultdict(list)
+        receivers: list[MemorySubscription] = []
+        for subscription in self._subscriptions:
+            if subscription.matches(message.subject):
+                (groups[subscription.queue] if subscription.queue else receivers).append(subscription)
+        for queue, members in groups.items():
+            receivers.append(members[next(self._turns[queue]) % len(members)])
+        for subscription in receivers:
+            subscription.put(message)
+        return len(receivers)
+
+
+_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Hub]] = WeakKeyDictionary()
+
+
+class MemorySubscription:
+    """One subscription; its handler runs in one task, one message after the other.
+
+    At most 65,536 messages wait for the handler; what comes after that is dropped, with a warning in the log, as a
+    broker drops what a slow consumer does not take.
+    """
+
+    def __init__(self, hub: Hub, subject: str, queue: str, handler: Handler) -> None:
+        self.queue = queue
+        self._hub = hub
+        self._subject = subject
+        self._pattern = _pattern(subject)
+        self._handler = handler
+        self._messages: asyncio.Queue[Message] = asyncio.Queue(QUEUE_MESSAGES)
+        self.task = asyncio.create_task(self._run(), name=f"memory subscription {subject}")
+        hub.add(self)
+
+    def matches(self, subject: str) -> bool:
+        return self._pattern.fullmatch(subject) is not None
+
+    def put(self, message: Message) -> None:
+        try:
+            self._messages.put_nowait(message)
+        except asyncio.QueueFull:
+            _log.warning("slow_consumer", subject=message.subject, subscription=self._subject)
+
+    async def unsubscribe(self) -> None:
+        self._hub.remove(self)
+        # Asked from inside its own handler, the task ends after it: see `_run`.
+        self._handler = _drop
+        if self.task is not asyncio.current_task():
+            self.task.cancel()
+            await asyncio.wait([self.task], timeout=CLOSE_TIMEOUT_S)
+
+    async def _run(self) -> None:
+        while self._handler is not _drop:
+            message = await self._messages.get()
+            await run_handler(self._handler, message, subscription=self._subject)
+
+
+class MemoryBroker:
+    """A connection to an in-process broker. Made by `connect`, ended with `close`. It is never lost."""
+
+    def __init__(self, name: str, hubs: dict[str, Hub], max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
+        self._name = name
+        self._hubs = hubs
+        self._hub = hubs.setdefault(name, Hub())
+        self._hub.connections.add(self)
+        self._max_payload_bytes = max_payload_bytes
+        self._subscriptions: list[MemorySubscription] = []
+        self._listeners: list[ConnectionListener] = []
+        self._inboxes = itertools.count()
+        self._closed = False
+
+    @classmethod
+    async def connect(cls, url: BrokerUrl, *, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> MemoryBroker:
+        """See `broker.connect.connect`."""
+        return cls(url.name, _hubs.setdefault(asyncio.get_running_loop(), {}), max_payload_bytes)
+
+    @property
+    def url(self) -> str:
+        return f"memory://{self._name}"
+
+    @property
+    def max_payload_bytes(self) -> int:
+        return self._max_payload_bytes
+
+    @property
+    def connected(self) -> bool:
+        return not self._closed
+
+    async def publish(
+        self,
+        subject: str,
+        parts: Buffer | Sequence[Buffer],
+        *,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._send(subject, parts, reply, headers)
+        # A publisher in a loop would otherwise never let the handlers run.
+        await asyncio.sleep(0)
+
+    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> MemorySubscription:
+        self._check_open()
+        _check_pattern(subject)
+        subscription = MemorySubscription(self._hub, subject, queue, handler)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    async def request(
+        self,
+        subject: str,
+        parts: Buffer | Sequence[Buffer] = b"",
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Message:
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+
+        async def take(message: Message) -> None:
+            if not answer.done():
+                answer.set_result(message)
+
+        inbox = self.new_inbox()
+        subscription = await self.subscribe(inbox, take)
+        try:
+            if self._send(subject, parts, inbox, headers) == 0:
+                raise NoRespondersError(f"nobody listens to '{subject}'")
+            async with asyncio.timeout(timeout_s):
+                return await answer
+        except TimeoutError as error:
+            raise RequestTimeoutError(f"no answer from '{subject}' within {timeout_s:g} s") from error
+        finally:
+            self._subscriptions.remove(subscription)
+            await subscription.unsubscribe()
+
+    def new_inbox(self) -> str:
+        return f"_INBOX.{id(self):x}.{next(self._inboxes)}"
+
+    def on_connection(self, listener: ConnectionListener) -> None:
+        """Never told anything: this connection is not lost."""
+        self._listeners.append(listener)
+
+    async def flush(self, *, timeout_s: float = 5.0) -> None:  # noqa: ARG002 - the port's; nothing to wait for
+        self._check_open()
+        await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
+        self._subscriptions.clear()
+        self._hub.connections.discard(self)
+        if not self._hub.connections:
+            with contextlib.suppress(KeyError):
+                del self._hubs[self._name]
+
+    def _send(
+        self, subject: str, parts: Buffer | Sequence[Buffer], reply: str, headers: Mapping[str, str] | None
+    ) -> int:
+        self._check_open()
+        if not subject or _SPACE.search(subject) or _SPACE.search(reply):
+            raise BrokerError(f"'{subject}' is not a subject")
+        data = bytes(parts) if isinstance(parts, BUFFER_TYPES) else b"".join(parts)
+        if len(data) > self._max_payload_bytes:
+            raise PayloadTooLargeError(subject, len(data), self._max_payload_bytes)
+        return self._hub.deliver(Message(subject=subject, data=data, reply=reply, headers=clean_headers(headers)))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BrokerClosedError(f"the connection to {self.url} is closed")
+
+
+async def _drop(message: Message) -> None:
+    """The handler of a subscription that has ended."""
+
+
+def _check_pattern(subject: str) -> None:
+    words = subject.split(".")
+    for position, word in enumerate(words, start=1):
+        wild = word == "*" or (word == ">" and position == len(words))
+        if not word or _SPACE.search(word) or (not wild and ("*" in word or ">" in word)):
+            raise BrokerError(f"'{subject}' is not a subject")
+
+
+def _pattern(subject: str) -> re.Pattern[str]:
+    wild = {"*": r"[^.]+", ">": r".+"}
+    return re.compile(r"\.".join(wild.get(token, re.escape(token)) for token in subject.split(".")))

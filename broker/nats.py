@@ -1,0 +1,302 @@
+"""The NATS back end: the broker port on nats-py. No exception of nats-py leaves this package.
+
+Not connected at the moment: what is published is kept in the outbound buffer (32 MiB) and sent after the reconnect,
+which is tried for ever, at first every 10 ms. Core NATS delivers at most once: what was on its way when a server died
+is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from nats import errors as nats_errors
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsPySubscription
+
+from broker.dispatch import BUFFER_TYPES, run_handler
+from broker.errors import (
+    BrokerClosedError,
+    BrokerError,
+    BrokerUnreachableError,
+    NoRespondersError,
+    RequestTimeoutError,
+)
+from broker.nats_client import NatsClient
+from broker.nats_errors import AuthorizationFailedError, OutboundBufferFullError, reason, translate
+from broker.port import Buffer, ConnectionListener, Handler, Message
+from broker.url import BrokerUrl
+
+CLOSE_TIMEOUT_S = 2.0
+RECONNECT_WAIT_S = 0.01
+RECONNECT_WAIT_MAX_S = 0.25
+# A tensor of 8 MB on its way over a slow link must not look like a dead one: a PING waits behind it.
+PING_INTERVAL_S = 1.0
+MAX_OUTSTANDING_PINGS = 4
+OUTBOUND_BUFFER_BYTES = 32 * 1024 * 1024
+
+_log = structlog.get_logger(__name__)
+
+
+class NatsSubscription:
+    """One subscription; its handler runs in one task, one message after the other."""
+
+    def __init__(self, subject: str, handler: Handler) -> None:
+        self._subject = subject
+        self._handler = handler
+        self.inner: NatsPySubscription | None = None  # known only after `handle` was given to it
+        self._closed = False
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def handle(self, received: Msg) -> None:
+        if self._closed:
+            return
+        await run_handler(self._handler, _message(received), subscription=self._subject)
+
+    async def unsubscribe(self) -> None:
+        if self._closed or self.inner is None:
+            return
+        self._closed = True
+        if self.inner._wait_for_msgs_task is asyncio.current_task():
+            # From inside its own handler: nats-py would cancel the task that is asking.
+            task = asyncio.create_task(self._unsubscribe(self.inner), name=f"unsubscribe {self._subject}")
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+            return
+        await self._unsubscribe(self.inner)
+
+    @staticmethod
+    async def _unsubscribe(inner: NatsPySubscription) -> None:
+        with contextlib.suppress(nats_errors.Error):  # closed in the meantime: then it is unsubscribed
+            await inner.unsubscribe()
+
+
+class NatsBroker:
+    """A connection to NATS. Made by `connect`, ended with `close`.
+
+    Several servers are one cluster: when one goes away, the client moves to another. Each of them gets the credentials.
+    """
+
+    def __init__(self, url: BrokerUrl, client: NatsClient) -> None:
+        self._url = url
+        self._client = client
+        self._listeners: list[ConnectionListener] = []
+        self._up = asyncio.Event()
+        self._closing = False
+        self._connecting = True
+        self._last_error: Exception | None = None
+
+    @classmethod
+    async def connect(cls, url: BrokerUrl, *, name: str, connect_timeout_s: float) -> NatsBroker:
+        """See `broker.connect.connect`."""
+        broker = cls(url, NatsClient())
+        try:
+            async with asyncio.timeout(connect_timeout_s):
+                await broker._client.connect(**broker._options(name, connect_timeout_s))
+        except AuthorizationFailedError as error:
+            await broker.close()
+            raise BrokerUnreachableError(
+                f"authorization failed at {url}: the broker is there and refused the user, password or token"
+            ) from error
+        except (TimeoutError, OSError, nats_errors.Error) as error:
+            await broker.close()
+            why = reason(broker._last_error or error)
+            raise BrokerUnreachableError(f"no broker answers at {url} ({why}): start one, or check --broker") from error
+        except BaseException:
+            await broker.close()
+            raise
+        broker._connecting = False
+        broker._up.set()
+        return broker
+
+    @property
+    def url(self) -> str:
+        return str(self._url)
+
+    @property
+    def max_payload_bytes(self) -> int:
+        return int(self._client.max_payload)
+
+    @property
+    def connected(self) -> bool:
+        return not self._closing and bool(self._client.is_connected)
+
+    async def publish(
+        self,
+        subject: str,
+        parts: Buffer | Sequence[Buffer],
+        *,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """See `broker.port.Broker.publish`.
+
+        Large `bytes` and read-only memoryviews are sent in place and must stay as they are until they are on the wire;
+        a buffer that can be written to (a bytearray, a numpy array's memoryview) is copied first. `view.toreadonly()`
+        says that nobody will write to it, and saves the copy.
+        """
+        self._check_open()
+        views = [parts] if isinstance(parts, BUFFER_TYPES) else parts
+        try:
+            await self._client.publish_parts(subject, views, reply=reply, headers=headers)
+        except (nats_errors.Error, OutboundBufferFullError) as error:
+            raise translate(error, url=self.url, subject=subject) from error
+
+    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> NatsSubscription:
+        self._check_open()
+        subscription = NatsSubscription(subject, handler)
+        try:
+            # The receivers bound themselves; nats-py's own limits drop messages silently.
+            inner = await self._client.subscribe(
+                subject, queue=queue, cb=subscription.handle, pending_msgs_limit=0, pending_bytes_limit=0
+            )
+        except nats_errors.Error as error:
+            raise translate(error, url=self.url, subject=subject) from error
+        subscription.inner = inner
+        await self.flush()
+        return subscription
+
+    async def request(
+        self,
+        subject: str,
+        parts: Buffer | Sequence[Buffer] = b"",
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Message:
+        self._check_open()
+        views = [parts] if isinstance(parts, BUFFER_TYPES) else parts
+        try:
+            answer = await self._client.request_parts(subject, views, timeout_s=timeout_s, headers=headers)
+        except nats_errors.NoRespondersError as error:
+            raise NoRespondersError(f"nobody listens to '{subject}'") from error
+        except nats_errors.TimeoutError as error:
+            raise RequestTimeoutError(f"no answer from '{subject}' within {timeout_s:g} s") from error
+        except (nats_errors.Error, OutboundBufferFullError) as error:
+            raise translate(error, url=self.url, subject=subject) from error
+        return _message(answer)
+
+    def new_inbox(self) -> str:
+        return str(self._client.new_inbox())
+
+    def on_connection(self, listener: ConnectionListener) -> None:
+        self._listeners.append(listener)
+
+    async def flush(self, *, timeout_s: float = 5.0) -> None:
+        """See `broker.port.Broker.flush`. Waits for a reconnect if the connection is lost.
+
+        Raises:
+            BrokerError: the broker has not confirmed within `timeout_s`.
+            BrokerClosedError: `close` was called.
+        """
+        self._check_open()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not await self._confirmed():
+                    await self._up.wait()
+        except TimeoutError as error:
+            raise BrokerError(f"the broker at {self.url} has not confirmed within {timeout_s:g} s") from error
+        except nats_errors.Error as error:
+            raise translate(error, url=self.url) from error
+
+    async def close(self) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        handlers = self._client.handler_tasks()
+        with contextlib.suppress(TimeoutError, OSError, nats_errors.Error):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S / 2):
+                if self._client.is_connected:
+                    await self._client.confirm()
+        with contextlib.suppress(TimeoutError, OSError, nats_errors.Error):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S / 2):
+                await self._client.stop()
+        for task in handlers:
+            task.cancel()
+        if handlers:
+            await asyncio.wait(handlers, timeout=CLOSE_TIMEOUT_S)
+
+    async def _confirmed(self) -> bool:
+        """Whether the broker has taken everything; False if the connection was lost while waiting for it to say so."""
+        if not self._client.is_connected or not self._up.is_set():
+            return False
+        return await self._client.confirm()
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise BrokerClosedError(f"the connection to {self.url} is closed")
+
+    def _options(self, name: str, connect_timeout_s: float) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "servers": list(self._url.servers),
+            "name": name,
+            "connect_timeout": min(connect_timeout_s, 0.5),
+            "reconnect_time_wait": RECONNECT_WAIT_S,
+            "max_reconnect_attempts": -1,
+            "ping_interval": PING_INTERVAL_S,
+            "max_outstanding_pings": MAX_OUTSTANDING_PINGS,
+            "pending_size": OUTBOUND_BUFFER_BYTES,
+            "error_cb": self._on_error,
+            "disconnected_cb": self._on_disconnected,
+            "reconnected_cb": self._on_reconnected,
+            "closed_cb": self._on_closed,
+        }
+        if (credentials := self._url.credentials) is not None:
+            # As options, not in the URLs: servers that the cluster announces later need them too.
+            if credentials.token:
+                options["token"] = credentials.token
+            else:
+                options |= {"user": credentials.user, "password": credentials.password}
+        return options
+
+    async def _on_error(self, error: Exception) -> None:
+        if self._closing:
+            return
+        known = str(error) == str(self._last_error)
+        self._last_error = error
+        if self._connecting:
+            if "authorization" in str(error).lower():
+                raise AuthorizationFailedError from error
+            self._back_off()
+            return
+        if not self._up.is_set():
+            self._back_off()
+        log = _log.debug if known else _log.warning
+        log("broker_error", url=self.url, error=str(error) or type(error).__name__)
+
+    def _back_off(self) -> None:
+        wait_s = self._client.options["reconnect_time_wait"]
+        self._client.options["reconnect_time_wait"] = min(wait_s * 1.5, RECONNECT_WAIT_MAX_S)
+
+    async def _on_disconnected(self) -> None:
+        self._up.clear()
+        self._client.release_waiting()
+        if self._closing or self._connecting:
+            return
+        _log.warning("broker_disconnected", url=self.url)
+        self._tell(False)
+
+    async def _on_reconnected(self) -> None:
+        self._client.options["reconnect_time_wait"] = RECONNECT_WAIT_S
+        self._last_error = None
+        self._up.set()
+        _log.info("broker_reconnected", url=self.url)
+        self._tell(True)
+
+    async def _on_closed(self) -> None:
+        if not self._closing:
+            _log.error("broker_connection_ended", url=self.url)
+
+    def _tell(self, connected: bool) -> None:
+        for listener in self._listeners:
+            try:
+                listener(connected)
+            except Exception:
+                _log.exception("connection_listener_failed", url=self.url)
+
+
+def _message(received: Msg) -> Message:
+    return Message(subject=received.subject, data=received.data, reply=received.reply, headers=received.headers or {})

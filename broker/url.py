@@ -1,0 +1,124 @@
+"""Broker URLs: one URL or a comma-separated list of servers, parsed, checked, and redacted for logs.
+
+- `nats://host:4222`
+- `nats://user:password@a:4222,b:4222`: a list; later servers inherit the scheme
+- `nats://token@host`: a token instead of user and password
+- `tls://host:4222`
+- `memory://name`
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from broker.errors import BrokerError
+
+NATS_SCHEMES = ("nats", "tls")
+MEMORY_SCHEME = "memory"
+SCHEMES = (*NATS_SCHEMES, MEMORY_SCHEME)
+DEFAULT_PORT = 4222
+
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]*\]|[A-Za-z0-9_.-]*)(:\d*)?/?")
+_WORD = re.compile(r"[A-Za-z]*")
+_MEMORY_NAME = re.compile(r"[A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """Either `user` and `password`, or `token`. Never printed."""
+
+    user: str = ""
+    password: str = ""
+    token: str = ""
+
+    def __repr__(self) -> str:
+        return "Credentials(...)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerUrl:
+    """A parsed broker URL. `servers` are `scheme://host:port` without credentials; `name` is for memory:// alone."""
+
+    scheme: str
+    servers: tuple[str, ...] = ()
+    name: str = ""
+    credentials: Credentials | None = None
+
+    def __str__(self) -> str:
+        return ",".join(self.servers) if self.servers else f"{self.scheme}://{self.name}"
+
+
+def redact(url: str) -> str:
+    """The URL without user, password and token. Takes any string, also one that is no URL."""
+    # Not urlsplit: what is not a URL must be printable too, and a password may hold an '@', '/' or ',' by mistake.
+    if "@" not in url:
+        return url
+    return ",".join(_redact_part(part) for part in url.split(","))
+
+
+def _redact_part(part: str) -> str:
+    scheme, separator, rest = part.partition("://")
+    if not separator:
+        scheme, rest = "", part
+    address = rest.rpartition("@")[2]
+    if not _WORD.fullmatch(scheme):
+        return "***"
+    return f"{scheme}{separator}{address}" if _ADDRESS.fullmatch(address) else f"{scheme}{separator}***"
+
+
+def parse_broker_url(url: str) -> BrokerUrl:
+    """Parse and check a broker URL.
+
+    Raises:
+        BrokerError: it is empty, has an unknown scheme, no host, a bad port, or mixes schemes that cannot be mixed.
+    """
+    first, *others = [part.strip() for part in url.split(",")]
+    scheme, separator, _ = first.partition("://")
+    scheme = scheme.lower()
+    if not separator or scheme not in SCHEMES:
+        supported = ", ".join(f"{known}://" for known in SCHEMES)
+        raise BrokerError(f"'{redact(url)}' is not a broker URL: it starts with one of {supported}")
+    if scheme == MEMORY_SCHEME:
+        return _parse_memory(url)
+    parts = [_split(part if "://" in part else f"{scheme}://{part}", url) for part in (first, *others)]
+    credentials = next((found for part in parts if (found := _credentials(part)) is not None), None)
+    return BrokerUrl(scheme=scheme, servers=tuple(_server(part, url) for part in parts), credentials=credentials)
+
+
+def _parse_memory(url: str) -> BrokerUrl:
+    name = url.partition("://")[2].strip()
+    if not _MEMORY_NAME.fullmatch(name):
+        raise BrokerError(f"'{redact(url)}' is not a broker URL: memory:// takes a name of letters, digits, '_.-'")
+    return BrokerUrl(scheme=MEMORY_SCHEME, name=name)
+
+
+def _split(part: str, url: str) -> SplitResult:
+    try:
+        return urlsplit(part)
+    except ValueError as error:
+        raise BrokerError(f"'{redact(url)}' is not a broker URL: {error}") from error
+
+
+def _server(part: SplitResult, url: str) -> str:
+    if part.scheme not in NATS_SCHEMES:
+        raise BrokerError(f"'{redact(url)}' is not a broker URL: a list of servers takes nats:// and tls:// only")
+    try:
+        port = part.port or DEFAULT_PORT
+    except ValueError as error:
+        raise BrokerError(f"'{redact(url)}' is not a broker URL: its port is not a number from 1 to 65535") from error
+    if not part.hostname or any(character.isspace() for character in part.netloc):
+        raise BrokerError(f"'{redact(url)}' is not a broker URL: it names no host")
+    if part.path.strip("/") or part.query or part.fragment:
+        raise BrokerError(f"'{redact(url)}' is not a broker URL: nothing may follow the port")
+    host = f"[{part.hostname}]" if ":" in part.hostname else part.hostname
+    return f"{part.scheme}://{host}:{port}"
+
+
+def _credentials(part: SplitResult) -> Credentials | None:
+    if part.username is None:
+        return None
+    if part.password is None:
+        return Credentials(token=unquote(part.username))
+    return Credentials(user=unquote(part.username), password=unquote(part.password))

@@ -1,0 +1,209 @@
+"""`understudy prepare`: from an ONNX file to a bundle, with its accuracy measured on calibration data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from understudy.cli.inspect import parse_shapes
+
+if TYPE_CHECKING:
+    from stages.bundle import Bundle
+    from stages.calibration import CalibrationData
+    from stages.graph import ModelGraph
+    from stages.manifest import Accuracy, Manifest
+
+
+def prepare(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The ONNX file.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="The folder to write.")],
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="DATA", help="An .npz file or a folder of images; labelled, it gives the accuracy."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="One label per line; default: the classes of the data.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Default: the name of the file.")] = None,
+    scale: Annotated[str | None, typer.Option(help="What pixels are multiplied by. Default: 1/255.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Subtracted after that: one number, or one per channel.")] = None,
+    std: Annotated[str | None, typer.Option(help="Divided by at last: one number, or one per channel.")] = None,
+    task: Annotated[str | None, typer.Option(help="classify or tensors. Default: by output and labels.")] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=1,3,224,224", help="Shape of an input for one frame; repeatable.")
+    ] = None,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Use at most this many images of the data.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that exists.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Make a bundle of an ONNX model: the model, its labels and normalisation, its accuracy, a SHA-256 for each file.
+
+    Example: understudy prepare resnet.onnx --calibration test.npz --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+    -o resnet
+    """
+    from stages.bundle import check_writable, write_bundle
+    from stages.graph import ModelGraph
+
+    check_writable(output, force=force)
+    shapes = parse_shapes(shape or [])
+    graph = ModelGraph.load(model, shapes=shapes or None)
+    draft, data = _draft(
+        graph,
+        labels=read_labels(labels) if labels else None,
+        name=name or model.stem,
+        task=task,
+        numbers=(scale, mean, std),
+        shapes=shapes,
+        calibration=calibration,
+        max_images=max_images,
+    )
+    if data is not None and data.labels is not None and draft.task == "classify":
+        accuracy = _measure(model, graph, data)
+        draft = draft.model_copy(update={"accuracy": accuracy})
+    bundle = write_bundle(output, draft, model_path=model, force=force)
+    _report(bundle, graph, data, default_numbers=scale is None and mean is None and std is None, as_json=json)
+
+
+def _draft(
+    graph: ModelGraph,
+    *,
+    labels: tuple[str, ...] | None,
+    name: str,
+    task: str | None,
+    numbers: tuple[str | None, str | None, str | None],
+    shapes: dict[str, tuple[int, ...]],
+    calibration: Path | None,
+    max_images: int | None,
+) -> tuple[Manifest, CalibrationData | None]:
+    """The draft of the manifest and the opened data; labels come from the data where no file gives them."""
+    from stages.calibration import load_calibration
+    from stages.description import Normalisation, class_count, describe
+
+    scale = parse_numbers("--scale", numbers[0])
+    if len(scale) > 1:
+        raise typer.BadParameter(f"one number is wanted, not {len(scale)}", param_hint="--scale")
+    chosen = parse_task(task)
+    described: dict[str, Any] = {
+        "name": name,
+        "task": chosen,
+        "normalisation": Normalisation(
+            scale=scale[0] if scale else None,
+            mean=parse_numbers("--mean", numbers[1]),
+            std=parse_numbers("--std", numbers[2]),
+        ),
+        "shapes": shapes,
+    }
+    draft = describe(graph, labels=labels, **described)
+    if calibration is None:
+        return draft, None
+    classes = class_count(graph.outputs)
+    data = load_calibration(
+        calibration, draft.input, graph.inputs, labels=labels, class_count=classes, max_images=max_images
+    )
+    # A folder with some of the classes must not relabel the model: its names count only when there is one per class.
+    if labels is None and chosen != "tensors" and data.classes is not None and len(data.classes) == classes:
+        draft = describe(graph, labels=data.classes, **described)
+    return draft, data
+
+
+def parse_numbers(option: str, text: str | None) -> tuple[float, ...]:
+    """`0.485,0.456,0.406` or `1/255`: numbers and fractions, comma-separated.
+
+    Raises:
+        typer.BadParameter: something else.
+    """
+    if text is None:
+        return ()
+    values = []
+    for word in text.split(","):
+        try:
+            numerator, slash, denominator = word.partition("/")
+            values.append(float(numerator) / float(denominator) if slash else float(numerator))
+        except (ValueError, ZeroDivisionError) as error:
+            raise typer.BadParameter(f"'{word}' is no number", param_hint=option) from error
+    return tuple(values)
+
+
+def parse_task(text: str | None) -> str | None:
+    """Raises typer.BadParameter for anything but the two tasks."""
+    if text not in (None, "classify", "tensors"):
+        raise typer.BadParameter(f"'{text}' is neither 'classify' nor 'tensors'", param_hint="--task")
+    return text
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """One label per line; empty lines at the end do not count.
+
+    Raises:
+        typer.BadParameter: the file cannot be read, or a line between labels is empty.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"cannot read '{path}': {error}", param_hint="--labels") from error
+    if not all(lines) or len(lines) < 2:
+        where = f"line {lines.index('') + 1} is empty" if "" in lines else f"it has {len(lines)}"
+        raise typer.BadParameter(f"'{path}': {where}; one label per line is wanted, at least 2", param_hint="--labels")
+    return tuple(lines)
+
+
+def _measure(model: Path, graph: ModelGraph, data: CalibrationData) -> Accuracy:
+    """With a progress bar on stderr, so that stdout can be piped."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from stages.accuracy import measure_accuracy
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("measuring the accuracy", total=data.count)
+        return measure_accuracy(
+            model, data, dynamic_batch=graph.dynamic_batch, on_progress=lambda count: progress.advance(bar, count)
+        )
+
+
+def _report(
+    bundle: Bundle, graph: ModelGraph, data: CalibrationData | None, *, default_numbers: bool, as_json: bool
+) -> None:
+    from stages.manifest import ImageInput
+
+    manifest = bundle.manifest
+    if as_json:
+        import json
+
+        facts = manifest.model_dump(mode="json", exclude={"labels", "exits", "stand_ins", "profile"})
+        facts |= {"bundle": str(bundle.folder), "blocks": len(graph.blocks), "cuts": len(graph.cuts)}
+        typer.echo(json.dumps(facts))
+        return
+    typer.echo(f"{manifest.name} {manifest.version}: task {manifest.task}")
+    typer.echo(f"blocks    {len(graph.blocks)}, with {len(graph.cuts)} cuts")
+    taken = manifest.input
+    if isinstance(taken, ImageInput):
+        mode = "greyscale" if taken.channels == 1 else "RGB"
+        typer.echo(f"input     '{taken.name}': {mode} image {taken.width} x {taken.height}, {taken.layout}")
+        note = "  (the default: give --mean and --std if the model was trained with them)" if default_numbers else ""
+        typer.echo(f"pixels    scale {taken.scale:.6g}, mean {_list(taken.mean)}, std {_list(taken.std)}{note}")
+    else:
+        typer.echo(f"input     tensors: {', '.join(taken.names)}")
+    typer.echo(f"accuracy  {_accuracy_line(manifest, data)}")
+    for name, record in manifest.files.items():
+        typer.echo(f"file      {name}: {record.bytes} bytes, SHA-256 {record.sha256[:12]}…")
+    typer.echo(f"wrote     {bundle.folder}")
+
+
+def _list(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:g}" for value in values) or "none"
+
+
+def _accuracy_line(manifest: Manifest, data: CalibrationData | None) -> str:
+    accuracy = manifest.accuracy
+    if accuracy is not None:
+        interval = f"95 % interval {accuracy.low:.2%} to {accuracy.high:.2%}"
+        return f"{accuracy.value:.2%} on {accuracy.images} images ({interval})"
+    if manifest.task != "classify":
+        return "not measured: the model is no classifier"
+    if data is None:
+        return "not measured: give labelled --calibration data"
+    return f"not measured: the {data.count} calibration images have no labels"
