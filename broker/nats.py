@@ -14,10 +14,8 @@ from typing import Any
 
 import structlog
 from nats import errors as nats_errors
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription as NatsPySubscription
 
-from broker.dispatch import BUFFER_TYPES, run_handler
+from broker.dispatch import BUFFER_TYPES
 from broker.errors import (
     BrokerClosedError,
     BrokerError,
@@ -27,6 +25,7 @@ from broker.errors import (
 )
 from broker.nats_client import NatsClient
 from broker.nats_errors import AuthorizationFailedError, OutboundBufferFullError, reason, translate
+from broker.nats_subscription import NatsSubscription, message_of
 from broker.port import Buffer, ConnectionListener, Handler, Message
 from broker.url import BrokerUrl
 
@@ -39,39 +38,6 @@ MAX_OUTSTANDING_PINGS = 4
 OUTBOUND_BUFFER_BYTES = 32 * 1024 * 1024
 
 _log = structlog.get_logger(__name__)
-
-
-class NatsSubscription:
-    """One subscription; its handler runs in one task, one message after the other."""
-
-    def __init__(self, subject: str, handler: Handler) -> None:
-        self._subject = subject
-        self._handler = handler
-        self.inner: NatsPySubscription | None = None  # known only after `handle` was given to it
-        self._closed = False
-        self._background: set[asyncio.Task[None]] = set()
-
-    async def handle(self, received: Msg) -> None:
-        if self._closed:
-            return
-        await run_handler(self._handler, _message(received), subscription=self._subject)
-
-    async def unsubscribe(self) -> None:
-        if self._closed or self.inner is None:
-            return
-        self._closed = True
-        if self.inner._wait_for_msgs_task is asyncio.current_task():
-            # From inside its own handler: nats-py would cancel the task that is asking.
-            task = asyncio.create_task(self._unsubscribe(self.inner), name=f"unsubscribe {self._subject}")
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
-            return
-        await self._unsubscribe(self.inner)
-
-    @staticmethod
-    async def _unsubscribe(inner: NatsPySubscription) -> None:
-        with contextlib.suppress(nats_errors.Error):  # closed in the meantime: then it is unsubscribed
-            await inner.unsubscribe()
 
 
 class NatsBroker:
@@ -118,7 +84,7 @@ class NatsBroker:
 
     @property
     def max_payload_bytes(self) -> int:
-        return int(self._client.max_payload)
+        return self._client.max_payload
 
     @property
     def connected(self) -> bool:
@@ -156,7 +122,11 @@ class NatsBroker:
         except nats_errors.Error as error:
             raise translate(error, url=self.url, subject=subject) from error
         subscription.inner = inner
-        await self.flush()
+        try:
+            await self.flush()
+        except BaseException:
+            await subscription.unsubscribe()
+            raise
         return subscription
 
     async def request(
@@ -177,7 +147,7 @@ class NatsBroker:
             raise RequestTimeoutError(f"no answer from '{subject}' within {timeout_s:g} s") from error
         except (nats_errors.Error, OutboundBufferFullError) as error:
             raise translate(error, url=self.url, subject=subject) from error
-        return _message(answer)
+        return message_of(answer)
 
     def new_inbox(self) -> str:
         return str(self._client.new_inbox())
@@ -197,6 +167,7 @@ class NatsBroker:
             async with asyncio.timeout(timeout_s):
                 while not await self._confirmed():
                     await self._up.wait()
+                    self._check_open()
         except TimeoutError as error:
             raise BrokerError(f"the broker at {self.url} has not confirmed within {timeout_s:g} s") from error
         except nats_errors.Error as error:
@@ -214,6 +185,7 @@ class NatsBroker:
         with contextlib.suppress(TimeoutError, OSError, nats_errors.Error):
             async with asyncio.timeout(CLOSE_TIMEOUT_S / 2):
                 await self._client.stop()
+        self._up.set()  # whoever waits for it finds the connection closed
         for task in handlers:
             task.cancel()
         if handlers:
@@ -221,9 +193,10 @@ class NatsBroker:
 
     async def _confirmed(self) -> bool:
         """Whether the broker has taken everything; False if the connection was lost while waiting for it to say so."""
-        if not self._client.is_connected or not self._up.is_set():
-            return False
-        return await self._client.confirm()
+        if not self._client.is_connected:
+            # nats-py knows before it tells: without this, the wait for `_up` would return at once, for ever.
+            self._up.clear()
+        return self._up.is_set() and await self._client.confirm()
 
     def _check_open(self) -> None:
         if self._closing:
@@ -296,7 +269,3 @@ class NatsBroker:
                 listener(connected)
             except Exception:
                 _log.exception("connection_listener_failed", url=self.url)
-
-
-def _message(received: Msg) -> Message:
-    return Message(subject=received.subject, data=received.data, reply=received.reply, headers=received.headers or {})

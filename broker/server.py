@@ -164,6 +164,16 @@ class NatsServer:
             self._process.kill()
             await self._process.wait()
 
+    async def wait(self) -> int:
+        """Wait until the server's process ends; its exit code.
+
+        Raises:
+            ServerStartError: it was never started.
+        """
+        if self._process is None:
+            raise ServerStartError("nats-server was never started")
+        return await self._process.wait()
+
     async def restart(self) -> None:
         """Start it again with the same port, passwords and JetStream store; end it before if it runs.
 

@@ -15,7 +15,7 @@ Control subjects (their own account where the broker has accounts), messages of 
 
 | subject                              | carries                                   |
 | ------------------------------------ | ----------------------------------------- |
-| `understudy._.beat`                  | `Beat`: node to every controller          |
+| `understudy._.beat.<node>`           | `Beat`: node to every controller          |
 | `understudy._.bye`                   | `Bye`: a node leaves on purpose           |
 | `understudy._.assign.<node>`         | `Assignment`: controller to one node      |
 | `understudy._.activate.<pipeline>`   | `Activate`: controller to all its nodes   |
@@ -30,7 +30,7 @@ from broker.errors import SubjectError
 ROOT = "understudy"
 
 STATUS = f"{ROOT}._.status"
-BEAT = f"{ROOT}._.beat"
+BEATS = f"{ROOT}._.beat.*"
 BYE = f"{ROOT}._.bye"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -67,6 +67,10 @@ def activation(pipeline: str, cut: int, node: str) -> str:
 
 def blob(sha256: str) -> str:
     return f"{ROOT}._.blob.{sha256}"
+
+
+def beat(node: str) -> str:
+    return f"{ROOT}._.beat.{node}"
 
 
 def assign(node: str) -> str:

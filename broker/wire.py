@@ -113,8 +113,8 @@ def _sendable(name: str, array: Tensor) -> Tensor:
 
 
 def _view(array: Tensor) -> memoryview:
-    # A zero-sized array cannot be cast to bytes as a memoryview.
-    return array.data.cast("B") if array.size else memoryview(b"")
+    # A zero-sized array cannot be cast to bytes as a memoryview. Read-only: the NATS back end sends that in place.
+    return array.data.cast("B").toreadonly() if array.size else memoryview(b"")
 
 
 def _array_prefix(length: int) -> bytes:

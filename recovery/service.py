@@ -73,7 +73,7 @@ class RecoveryService:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        heard = await self._control.subscribe(subjects.BEAT, self._on_beat)
+        heard = await self._control.subscribe(subjects.BEATS, self._on_beat)
         left = await self._control.subscribe(subjects.BYE, self._on_bye)
         asked = await self._data.subscribe(subjects.STATUS, self._on_status)
         log.info("controller-started", pipeline=self._pipeline, blocks=self._source.chain.blocks)
@@ -149,13 +149,21 @@ class RecoveryService:
         limit = int(self._data.max_payload_bytes * 0.95)
         # Solving takes CPU time: not on the event loop, which has heartbeats to hear.
         try:
-            plan = await asyncio.to_thread(split, self._source.chain, nodes, stages=self._stages, max_cut_bytes=limit)
+            plan = await asyncio.to_thread(
+                split, self._source.chain, nodes, stages=self._wanted_stages(len(nodes)), max_cut_bytes=limit
+            )
         except NoPlanError as error:
             log.error("no-plan", reason=str(error), nodes=[node.name for node in nodes])
             self._apply(NoPlan(nodes=frozenset(node.name for node in nodes), reason=str(error)))
             return
         self._apply(Planned(plan=plan))
         log.info("planned", epoch=self.state.epoch, stages=[_readable(stage) for stage in plan.stages])
+
+    def _wanted_stages(self, nodes: int) -> int | None:
+        """So many stages as the user asked for; fewer only where nodes are lost: answering comes before that wish."""
+        if self._stages is None or self.state.epoch == 0:
+            return self._stages
+        return min(self._stages, nodes)
 
     async def _tell(self, names: tuple[str, ...]) -> None:
         plan, epoch = self.state.plan, self.state.epoch

@@ -6,7 +6,7 @@ from broker.activation import decode_tensor_frame
 from broker.errors import WireError
 from broker.port import Buffer
 from broker.wire import Tensor
-from stages.decode import check_tensors, decode_frame
+from stages.decode import NPY_MAGIC, check_tensors, decode_frame
 from stages.errors import FrameError
 from stages.spec import PipelineSpec
 
@@ -37,5 +37,8 @@ class Intake:
 
 
 def _looks_like_msgpack(payload: Buffer) -> bool:
-    """Whether the first byte begins a msgpack array: no image and no `.npy` file begins so."""
-    return len(payload) > 0 and (0x91 <= payload[0] <= 0x9F or payload[0] in (0xDC, 0xDD))
+    """Whether the first byte begins a msgpack array. No image begins so; a `.npy` file does (an array of 3 that starts
+    with the number 78), but never a message of ours, whose first item is a map."""
+    if len(payload) == 0 or bytes(payload[: len(NPY_MAGIC)]) == NPY_MAGIC:
+        return False
+    return 0x90 <= payload[0] <= 0x9F or payload[0] in (0xDC, 0xDD)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from broker.connect import connect
 from broker.control import FlowSettings
+from broker.errors import UnderstudyError
 from broker.port import Broker
 from recovery.decide import Policy
 from recovery.service import RecoveryService
@@ -18,6 +19,14 @@ from stages.bundle import Bundle
 from stages.errors import ModelError
 from stages.graph import ModelGraph
 from stages.source import SubmodelSource
+from understudy.discovery import statuses
+
+LISTEN_S = 0.3
+"""How long a starting controller waits for another one's answer."""
+
+
+class PipelineTakenError(UnderstudyError):
+    """Another controller serves the pipeline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +62,13 @@ async def run_controller(settings: ControllerSettings, bundle: Bundle, graph: Mo
 
     Raises:
         BrokerUnreachableError: no broker answers.
+        PipelineTakenError: another controller serves it.
         ModelError: the model cannot be split as asked.
     """
     check_stages(graph, settings.stages)
     name = f"understudy-{settings.pipeline}-controller"
     async with both_brokers(settings.broker, settings.control_broker, name=name) as (data, control):
+        await _check_free(data, settings.pipeline)
         store = BlobStore(settings.cache)
         exchange = BlobExchange(data, store)
         source = await SubmodelSource.open(bundle, graph, exchange, store)
@@ -71,6 +82,13 @@ async def run_controller(settings: ControllerSettings, bundle: Bundle, graph: Mo
             stages=settings.stages,
         )
         await service.run()
+
+
+async def _check_free(data: Broker, pipeline: str) -> None:
+    if pipeline in await statuses(data, until=pipeline, listen_s=LISTEN_S):
+        raise PipelineTakenError(
+            f"pipeline '{pipeline}' has a controller at {data.url} already: stop that one, or choose another --pipeline"
+        )
 
 
 def check_stages(graph: ModelGraph, stages: int | None) -> None:

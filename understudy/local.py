@@ -65,6 +65,7 @@ class LocalCluster:
         self._control_url: str | None = config.control_broker
         self._folder = Path()
         self._watched: Broker | None = None
+        self._server: NatsServer | None = None
         self.pipeline = pipeline
         self.broker_url = config.broker or ""
         self.children: dict[str, Child] = {}
@@ -88,23 +89,31 @@ class LocalCluster:
         return (await statuses(self._watched, until=self.pipeline)).get(self.pipeline)
 
     async def wait_for_death(self) -> None:
-        """Return never, unless a process ends by itself: a node's end is logged, any other raises ChildDiedError."""
-        waits = {asyncio.create_task(child.process.wait()): child for child in self.children.values()}
-        try:
-            while waits:
-                done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    self._bury(waits.pop(task))
-            raise ChildDiedError("every process of the pipeline has ended")
-        finally:
-            for task in waits:
-                task.cancel()
+        """Watch over the processes; return never. A node's end is logged: the others go on without it. The embedded
+        broker is started again.
 
-    def _bury(self, child: Child) -> None:
-        code = child.process.returncode
+        Raises:
+            ChildDiedError: the controller has ended.
+            ServerStartError: the broker could not be started again.
+        """
+        async with asyncio.TaskGroup() as group:
+            for child in self.children.values():
+                group.create_task(self._watch_child(child), name=f"watch-{child.name}")
+            if self._server is not None:
+                group.create_task(self._watch_server(self._server), name="watch-broker")
+            group.create_task(asyncio.Event().wait(), name="watch-for-ever")
+
+    async def _watch_child(self, child: Child) -> None:
+        code = await child.process.wait()
         if child.name == "controller":
             raise ChildDiedError(f"the controller ended with code {code}:\n{_tail(child.log_path)}")
         log.error("node-ended", node=child.name, code=code, log=str(child.log_path))
+
+    async def _watch_server(self, server: NatsServer) -> None:
+        while True:
+            code = await server.wait()
+            log.error("broker-ended", code=code)
+            await server.restart()
 
     async def _start(self) -> None:
         registry = Registry(self._settings.run_dir)
@@ -116,6 +125,7 @@ class LocalCluster:
         self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
         if not self.broker_url:
             server = await NatsServer.start(port=self._config.port, max_payload_bytes=self._config.max_payload)
+            self._server = server
             self._stack.push_async_callback(server.stop)
             self.broker_url, self._control_url = server.url, server.control_url
         self._watched = await connect(self.broker_url, name="understudy-up")

@@ -58,6 +58,7 @@ def up(
 
 
 async def _serve(config: Any, settings: Any, *, as_json: bool) -> None:
+    from broker.errors import UnderstudyError
     from understudy.bundles import open_bundle
     from understudy.controller import check_stages, load_model
     from understudy.local import LocalCluster
@@ -69,7 +70,10 @@ async def _serve(config: Any, settings: Any, *, as_json: bool) -> None:
     async with LocalCluster(config, pipeline=name, settings=settings) as cluster:
         document = await cluster.status()
         _say_ready(document or {}, cluster.broker_url, name, as_json=as_json)
-        await cluster.wait_for_death()
+        try:
+            await cluster.wait_for_death()
+        except* UnderstudyError as errors:
+            raise errors.exceptions[0] from None
 
 
 def _say_ready(document: dict[str, Any], url: str, pipeline: str, *, as_json: bool) -> None:

@@ -1,0 +1,50 @@
+"""Fixtures that the back ends' suites share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+import uvloop
+
+from broker.port import Message
+
+WAIT_S = 5.0
+
+
+class Inbox:
+    """A handler that keeps what it gets, and a bounded way to wait for it."""
+
+    def __init__(self) -> None:
+        self._messages: asyncio.Queue[Message] = asyncio.Queue()
+
+    async def __call__(self, message: Message) -> None:
+        self._messages.put_nowait(message)
+
+    async def next(self) -> Message:
+        async with asyncio.timeout(WAIT_S):
+            return await self._messages.get()
+
+    async def take(self, count: int) -> list[Message]:
+        return [await self.next() for _ in range(count)]
+
+    @property
+    def waiting(self) -> int:
+        return self._messages.qsize()
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if item.path.stem.endswith("_uvloop"):
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
+
+
+async def eventually(condition: Callable[[], bool | Awaitable[bool]], *, within_s: float = WAIT_S) -> None:
+    """Poll until the condition holds; TimeoutError after `within_s`."""
+    async with asyncio.timeout(within_s):
+        while True:
+            outcome = condition()
+            if outcome is True or (not isinstance(outcome, bool) and await outcome):
+                return
+            await asyncio.sleep(0.005)

@@ -1,0 +1,69 @@
+"""The in-memory back end keeps the contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from broker.connect import connect as connect_to
+from broker.port import Broker
+from tests.contract.conftest import Inbox
+from tests.contract.suite import BrokerContract, Connect
+
+
+class TestMemory(BrokerContract):
+    @pytest.fixture
+    async def connect(self) -> AsyncIterator[Connect]:
+        opened: list[Broker] = []
+
+        async def connect() -> Broker:
+            opened.append(await connect_to("memory://contract"))
+            return opened[-1]
+
+        yield connect
+        for broker in opened:
+            await broker.close()
+
+
+async def test_brokers_of_different_names_are_apart() -> None:
+    one, other = await connect_to("memory://one"), await connect_to("memory://other")
+    inbox = Inbox()
+    await other.subscribe(">", inbox)
+    await one.publish("a", b"")
+    await one.flush()
+    assert inbox.waiting == 0
+    await one.close()
+    await other.close()
+
+
+async def test_a_broker_is_gone_when_its_last_connection_closes() -> None:
+    first = await connect_to("memory://brief")
+    inbox = Inbox()
+    await first.subscribe("a", inbox)
+    await first.close()
+    second = await connect_to("memory://brief")
+    await second.publish("a", b"")
+    await second.flush()
+    assert inbox.waiting == 0
+    await second.close()
+
+
+async def test_a_flooded_subscription_drops_and_the_publisher_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.memory.QUEUE_MESSAGES", 10)
+    import asyncio
+
+    broker = await connect_to("memory://flood")
+    gate, inbox = asyncio.Event(), Inbox()
+
+    async def blocked(message: object) -> None:
+        await gate.wait()
+        await inbox(message)  # type: ignore[arg-type]
+
+    await broker.subscribe("a", blocked)
+    for _ in range(50):
+        await broker.publish("a", b"")
+    gate.set()
+    await inbox.take(11)
+    assert inbox.waiting == 0
+    await broker.close()
