@@ -137,8 +137,8 @@ def _read_header(data: Buffer) -> tuple[dict[str, Any], int, int]:
             max_buffer_size=MAX_HEADER_BYTES,
             max_str_len=65536,
             max_bin_len=65536,
-            max_array_len=65536,
-            max_map_len=1024,
+            max_array_len=1024,
+            max_map_len=64,
             max_ext_len=0,
         )
         unpacker.feed(memoryview(data)[:size])

@@ -70,6 +70,11 @@ def _split_in_order(
 ) -> tuple[tuple[int, int], Plan] | None:
     """The best plan that uses the nodes in this order (some may be left out)."""
     limit = len(nodes) if stages is None else stages
+    if max_cut_bytes is not None and chain.cut_bytes[-1] > max_cut_bytes:
+        # The output goes from the last stage's node to the first one's, where the head is: it can only stay there.
+        limit = 1
+        if stages not in (None, 1):
+            return None
     tables, choices = _fill(chain, nodes, limit, max_cut_bytes)
     counts = range(1, limit + 1) if stages is None else (stages,)
     reachable = [(value, k) for k in counts if (value := tables[k][len(nodes)][chain.blocks]) is not None]
@@ -136,7 +141,7 @@ def _explain(chain: Chain, nodes: Sequence[NodeSpec], stages: int | None, max_cu
             f"block {block} of '{chain.name}' needs {needs[block]} bytes, and the largest node ({largest.name}) offers "
             f"{largest.memory_bytes}: {missing} bytes are missing"
         )
-    if max_cut_bytes is not None and any(size > max_cut_bytes for size in chain.cut_bytes[1:-1]):
+    if max_cut_bytes is not None and any(size > max_cut_bytes for size in chain.cut_bytes[1:]):
         try:
             split(chain, nodes, stages=stages)
         except NoPlanError as error:

@@ -83,6 +83,8 @@ def _needs_plan(state: ClusterState, policy: Policy, now_s: float) -> bool:
     if state.plan is None:
         waited = now_s - state.started_s >= policy.settle_s
         return len(names) >= policy.expected_nodes or waited
+    if any(view.beat.assigned_epoch > state.epoch and view.beat.pipeline for view in usable(state, now_s)):
+        return True  # it served an earlier controller and was heard late: only a newer epoch ends its own
     # A node of the plan is gone, cannot load its stage, or started anew and has forgotten the epoch it served.
     return any(node not in names or _restarted(state, node) for node in state.plan.nodes)
 

@@ -26,7 +26,7 @@ PROVIDERS: Mapping[str, str] = {
 }
 """Short names of execution providers. Others can be given by onnxruntime's own name."""
 
-ort.set_default_logger_severity(3)
+ort.set_default_logger_severity(4)
 
 
 def resolve_providers(names: Sequence[str]) -> list[str]:
@@ -80,7 +80,7 @@ class Engine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4
         # Spinning threads burn a core while the pipeline is idle, and steal it from other stages while it is not.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:

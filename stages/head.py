@@ -241,6 +241,14 @@ class Head:
         provenance = Provenance(expected_accuracy=self._results.expected_accuracy, epoch=epoch)
         latency_ms = (time.perf_counter() - frame.accepted_s) * 1e3
         result = result_json(tag, answer, provenance, latency_ms, None)
+        limit = self._broker.max_payload_bytes
+        if len(result) > limit:
+            reason = (
+                f"the result has {len(result)} bytes, the broker's limit is {limit}: raise max_payload on the broker"
+            )
+            too_large = FrameError("too-large", reason)
+            await self._refuse(tag.id, frame.payload, frame.replies, too_large, tag=tag, accepted_s=frame.accepted_s)
+            return
         self.frames_answered += 1
         await self._put_out(tag.id, result, frame.replies)
 

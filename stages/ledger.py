@@ -72,6 +72,7 @@ class Ledger:
         return self.held.pop(frame_id, None)
 
     def answered(self, frame_id: str, result: bytes) -> None:
+        self._recent_size -= len(self._recent.pop(frame_id, b""))
         self._recent[frame_id] = result
         self._recent_size += len(result)
         while len(self._recent) > self.recent_frames or self._recent_size > self.recent_bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from broker.activation import Activation, Failure, FrameTag
-from stages.batch import can_join, check, join
+from stages.batch import can_join, check, join, parts_below
 from stages.engine import Engine
 from stages.errors import FrameError
 from stages.flow import Flow
@@ -115,16 +115,17 @@ class StageWorker:
         try:
             made = await loop.run_in_executor(self._executor, self._infer, [w.activation for w in taken])
         except FrameError as error:
-            await self._fail(taken, error)
+            await self._retry_or_fail(taken, error)
             return
         self._counters.frames += len(made.frames)
         await self._deliver(Activation(epoch=made.epoch, cut=made.cut, frames=self._tags(taken), tensors=made.tensors))
 
-    async def _fail(self, taken: list[_Waiting], error: FrameError) -> None:
-        """Frames that were joined are tried one message at a time: the good ones must not suffer from a bad one."""
-        if len(taken) > 1:
-            for waiting in taken:
-                await self._process([waiting])
+    async def _retry_or_fail(self, taken: list[_Waiting], error: FrameError) -> None:
+        """Frames that were run together are tried one by one: the good ones must not suffer from a bad one."""
+        singles = [_Waiting(part, waiting.since_s) for waiting in taken for part in parts_below(waiting.activation, 0)]
+        if len(singles) > 1:
+            for single in singles:
+                await self._process([single])
             return
         log.warning("stage-failed", cut=self.first_block, frames=len(taken[0].activation.frames), reason=error.reason)
         reason = f"stage [{self.first_block}, {self.end_block}) on {self._node}: {error.reason}"
