@@ -12,6 +12,7 @@ the first axis of every tensor; otherwise a message holds one frame.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -152,7 +153,7 @@ def _frame(item: Any) -> FrameTag:
 
 def _hop(hop: Any) -> Hop:
     match hop:
-        case [str(node), int(cut), int() | float() as at, int() | float() as ms]:
-            return node, cut, float(at), float(ms)
-        case _:
-            raise WireError("a hop is [node, cut, at, ms]")
+        case [str(node), int(cut), int() | float() as at, int() | float() as ms] if type(cut) is int and cut >= 0:
+            if math.isfinite(at) and math.isfinite(ms):
+                return node, cut, float(at), float(ms)
+    raise WireError("a hop is [node, cut, at, ms], finite numbers")

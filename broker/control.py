@@ -7,57 +7,82 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgpack
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from broker.errors import WireError
 from broker.port import Buffer
 
 MAX_CONTROL_BYTES = 1 << 20
+MAX_BLOB_BYTES = 2 << 30
+"""Of a sub-model: what an ONNX file can hold."""
+
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+"""Exact in every language that counts in doubles."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+PipelineOrNone = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,62})?$")]
+Text = Annotated[str, Field(max_length=4096)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Interval = Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobRef:
     """Content that is fetched through the broker: its SHA-256 (hex) and its size."""
 
-    sha256: str
-    size_bytes: int
+    sha256: Sha256
+    size_bytes: Annotated[int, Field(ge=0, le=MAX_BLOB_BYTES)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageRef:
     """Blocks [first_block, end_block)."""
 
-    first_block: int
-    end_block: int
+    first_block: Count
+    end_block: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageAssignment:
     """A stage that a node shall host, and the sub-model that it runs."""
 
-    first_block: int
-    end_block: int
+    first_block: Count
+    end_block: Count
     submodel: BlobRef
+
+    def __post_init__(self) -> None:
+        if self.first_block >= self.end_block:
+            raise ValueError(f"a stage of blocks [{self.first_block}, {self.end_block}) is empty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteHop:
     """The activation of `cut` goes to `node`."""
 
-    cut: int
-    node: str
+    cut: Count
+    node: Name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """For each cut that starts a stage, the node that it goes to; the last hop is cut B, which goes to the head."""
 
-    epoch: int
-    head: str
+    epoch: Count
+    head: Name
     hops: tuple[RouteHop, ...]
+
+    def __post_init__(self) -> None:
+        cuts = [hop.cut for hop in self.hops]
+        if len(cuts) < 2 or cuts[0] != 0 or cuts != sorted(set(cuts)):
+            raise ValueError(
+                f"a route needs hops from cut 0 to the last cut, each later than the one before: {cuts[:20]}"
+            )
+        if self.hops[-1].node != self.head:
+            raise ValueError("the last cut must go to the head")
 
     def node_of(self, cut: int) -> str:
         for hop in self.hops:
@@ -70,22 +95,22 @@ class Route:
 class FlowSettings:
     """How many frames may be where. 0 means: choose from the model's sizes."""
 
-    window: int = 0
-    queue_frames: int = 4096
-    queue_bytes: int = 256 << 20
-    max_batch: int = 64
-    resend_after_s: float = 5.0
-    max_attempts: int = 4
-    top_k: int = 5
+    window: Count = 0
+    queue_frames: Count = 4096
+    queue_bytes: Count = 256 << 20
+    max_batch: Annotated[int, Field(ge=1, le=1024)] = 64
+    resend_after_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 4
+    top_k: Annotated[int, Field(ge=1)] = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """What a node shall load, and the route that it will serve once the epoch is activated."""
 
-    pipeline: str
-    controller: str
-    epoch: int
+    pipeline: Name
+    controller: Text
+    epoch: Count
     spec: BlobRef
     stages: tuple[StageAssignment, ...]
     route: Route
@@ -96,8 +121,8 @@ class Assignment:
 class Activate:
     """Frames follow the route of `epoch` from now on; older epochs are over."""
 
-    pipeline: str
-    epoch: int
+    pipeline: Name
+    epoch: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,37 +141,37 @@ class Beat:
         rss_bytes: memory of the process.
     """
 
-    node: str
-    incarnation: str
-    pid: int
-    host: str
-    pipeline: str
-    assigned_epoch: int
-    ready_epoch: int
-    active_epoch: int
+    node: Name
+    incarnation: Text
+    pid: Count
+    host: Text
+    pipeline: PipelineOrNone
+    assigned_epoch: Count
+    ready_epoch: Count
+    active_epoch: Count
     stages: tuple[StageRef, ...]
-    failure: str
-    memory_bytes: int
-    threads: int
+    failure: Text
+    memory_bytes: Count
+    threads: Count
     providers: tuple[str, ...]
     is_head: bool
-    in_flight: int
-    waiting: int
-    answered: int
-    failed: int
-    frames: int
-    dropped: int
-    busy_s: float
-    rss_bytes: int
-    interval_s: float
+    in_flight: Count
+    waiting: Count
+    answered: Count
+    failed: Count
+    frames: Count
+    dropped: Count
+    busy_s: Seconds
+    rss_bytes: Count
+    interval_s: Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bye:
     """A node stops on purpose."""
 
-    node: str
-    incarnation: str
+    node: Name
+    incarnation: Text
 
 
 Control = TypeVar("Control", Beat, Bye, Assignment, Activate)
@@ -170,11 +195,11 @@ def decode(data: Buffer, kind: type[Control]) -> Control:
     if len(data) > MAX_CONTROL_BYTES:
         raise WireError(f"a control message of {len(data)} bytes exceeds {MAX_CONTROL_BYTES}")
     try:
-        raw = msgpack.unpackb(data, raw=False, strict_map_key=True)
+        raw = msgpack.unpackb(data, raw=False, strict_map_key=True, max_array_len=1024, max_map_len=64)
         return _ADAPTERS[kind].validate_python(raw)  # type: ignore[no-any-return]
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise WireError(f"not a valid {kind.__name__}: {where}: {first['msg']}") from error
     except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise WireError(f"not a msgpack map: {error or type(error).__name__}") from error
+        raise WireError(f"not a msgpack map: {str(error) or type(error).__name__}") from error

@@ -155,7 +155,7 @@ def _read_header(data: Buffer) -> tuple[dict[str, Any], int, int]:
                 raise WireError(f"the header exceeds {MAX_HEADER_BYTES} bytes") from None
             size = min(len(data), size * 8, MAX_HEADER_BYTES)
         except (ValueError, TypeError, msgpack.UnpackException) as error:
-            raise WireError(f"not a msgpack document of ours: {error or type(error).__name__}") from error
+            raise WireError(f"not a msgpack document of ours: {str(error) or type(error).__name__}") from error
     if not isinstance(header, dict):
         raise WireError(f"the first item must be the header map, not {type(header).__name__}")
     return header, unpacker.tell(), length - 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planner.cluster import NodeSpec
-from recovery.state import ClusterState, alive, usable
+from recovery.state import ClusterState, alive, members, usable
 
 RETELL_AFTER_S = 1.0
 """An assignment that a node does not acknowledge in its heartbeat is sent again after this time."""
@@ -45,6 +45,8 @@ Action = MakePlan | Tell | Announce
 
 def decide(state: ClusterState, policy: Policy, now_s: float) -> Action | None:
     """The next action, or None while there is nothing to do but wait."""
+    if state.no_plan_for and state.no_plan_for == {view.beat.node for view in usable(state, now_s)}:
+        return None  # nothing has changed since no plan was found, or its sub-models could not be made
     if _needs_plan(state, policy, now_s):
         nodes = tuple(
             NodeSpec(name=view.beat.node, memory_bytes=view.beat.memory_bytes or None) for view in usable(state, now_s)
@@ -52,16 +54,16 @@ def decide(state: ClusterState, policy: Policy, now_s: float) -> Action | None:
         return MakePlan(nodes=nodes)
     if state.plan is None:
         return None
-    members = [state.nodes[name] for name in sorted(set(state.plan.nodes))]
+    views = [state.nodes[name] for name in members(state)]
     untold = tuple(
         view.beat.node
-        for view in members
+        for view in views
         if view.beat.assigned_epoch < state.epoch
         and (view.told_epoch < state.epoch or now_s - view.told_at_s > RETELL_AFTER_S)
     )
     if untold:
         return Tell(nodes=untold)
-    ready = all(view.beat.ready_epoch >= state.epoch for view in members)
+    ready = all(view.beat.ready_epoch >= state.epoch for view in views)
     if ready and state.active_epoch < state.epoch:
         return Announce(epoch=state.epoch)
     return None
@@ -86,7 +88,7 @@ def _needs_plan(state: ClusterState, policy: Policy, now_s: float) -> bool:
     if any(view.beat.assigned_epoch > state.epoch and view.beat.pipeline for view in usable(state, now_s)):
         return True  # it served an earlier controller and was heard late: only a newer epoch ends its own
     # A node of the plan is gone, cannot load its stage, or started anew and has forgotten the epoch it served.
-    return any(node not in names or _restarted(state, node) for node in state.plan.nodes)
+    return any(node not in names or _restarted(state, node) for node in members(state))
 
 
 def _restarted(state: ClusterState, node: str) -> bool:

@@ -21,7 +21,19 @@ from planner.plan import NoPlanError, Plan, Stage
 from planner.split import split
 from recovery.decide import Announce, MakePlan, Policy, Tell, decide, unheard
 from recovery.rates import RateMeter
-from recovery.state import Activated, ClusterState, Event, Heard, Left, NoPlan, Planned, Told, apply
+from recovery.state import (
+    Activated,
+    ClusterState,
+    Event,
+    Heard,
+    Left,
+    NoPlan,
+    Planned,
+    Told,
+    apply,
+    choose_head,
+    usable,
+)
 from recovery.status import status
 
 log = structlog.get_logger("understudy.controller")
@@ -101,7 +113,10 @@ class RecoveryService:
         try:
             news = control.decode(message.data, Beat)
         except WireError as error:
-            log.warning("beat-malformed", reason=error.reason)
+            log.warning("beat-malformed", subject=message.subject, reason=error.reason)
+            return
+        if message.subject != subjects.beat(news.node):
+            log.warning("beat-malformed", subject=message.subject, reason=f"it names node {news.node}")
             return
         before = self.state.nodes.get(news.node)
         self._apply(Heard(beat=news, now_s=self._clock()))
@@ -156,7 +171,7 @@ class RecoveryService:
             log.error("no-plan", reason=str(error), nodes=[node.name for node in nodes])
             self._apply(NoPlan(nodes=frozenset(node.name for node in nodes), reason=str(error)))
             return
-        self._apply(Planned(plan=plan))
+        self._apply(Planned(plan=plan, head=choose_head(self.state, plan, self._clock())))
         log.info("planned", epoch=self.state.epoch, stages=[_readable(stage) for stage in plan.stages])
 
     def _wanted_stages(self, nodes: int) -> int | None:
@@ -166,9 +181,8 @@ class RecoveryService:
         return min(self._stages, nodes)
 
     async def _tell(self, names: tuple[str, ...]) -> None:
-        plan, epoch = self.state.plan, self.state.epoch
+        plan, head, epoch = self.state.plan, self.state.head, self.state.epoch
         assert plan is not None  # noqa: S101 - decide() tells only what is planned
-        head = plan.stages[0].node
         hops = tuple(RouteHop(cut=stage.first_block, node=stage.node) for stage in plan.stages)
         end = RouteHop(cut=self._source.chain.blocks, node=head)
         route = Route(epoch=epoch, head=head, hops=(*hops, end))
@@ -177,7 +191,8 @@ class RecoveryService:
                 stages = [await self._assignment(stage) for stage in plan.stages if stage.node == name]
             except UnderstudyError as error:
                 log.error("submodel-failed", node=name, reason=str(error))
-                self._apply(NoPlan(nodes=frozenset(self.state.nodes), reason=str(error)))
+                there = usable(self.state, self._clock())
+                self._apply(NoPlan(nodes=frozenset(view.beat.node for view in there), reason=str(error)))
                 return
             assignment = Assignment(
                 pipeline=self._pipeline,

@@ -29,7 +29,7 @@ class ClusterState:
     Attributes:
         pipeline: the pipeline that this controller serves.
         nodes: by name; a node that is gone stays, so that its return is recognised.
-        plan, epoch: the newest plan, and its epoch (0: none yet).
+        plan, head, epoch: the newest plan, the node that hosts the head, and their epoch (0: none yet).
         active_epoch: the epoch that frames follow (0: none yet).
         no_plan_for: the nodes for which no plan was found (so that it is not tried again), and the reason.
         started_s: when the controller began to listen.
@@ -39,6 +39,7 @@ class ClusterState:
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     nodes: Mapping[str, NodeView] = field(default_factory=dict)
     plan: Plan | None = None
+    head: str = ""
     epoch: int = 0
     active_epoch: int = 0
     no_plan_for: frozenset[str] = frozenset()
@@ -68,6 +69,7 @@ class Planned:
     """A new plan was made; its stages are to be loaded."""
 
     plan: Plan
+    head: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +109,9 @@ def apply(state: ClusterState, event: Event) -> ClusterState:
             if view is None or view.beat.incarnation != bye.incarnation:
                 return state
             return _with_node(state, replace(view, left=True))
-        case Planned(plan=plan):
-            return replace(state, plan=plan, epoch=_next_epoch(state), no_plan_for=frozenset(), no_plan_reason="")
+        case Planned(plan=plan, head=head):
+            epoch = _next_epoch(state)
+            return replace(state, plan=plan, head=head, epoch=epoch, no_plan_for=frozenset(), no_plan_reason="")
         case NoPlan(nodes=nodes, reason=reason):
             return replace(state, no_plan_for=nodes, no_plan_reason=reason)
         case Told(node=node, epoch=epoch, now_s=now_s):
@@ -137,6 +140,19 @@ def _next_epoch(state: ClusterState) -> int:
     # Nodes may have served an earlier controller of this pipeline: epochs go on from theirs.
     served = (view.beat.assigned_epoch for view in state.nodes.values() if view.beat.pipeline == state.pipeline)
     return max((state.epoch, *served)) + 1
+
+
+def members(state: ClusterState) -> tuple[str, ...]:
+    """The nodes of the newest plan: those of its stages, and the head's."""
+    return () if state.plan is None else tuple(sorted({*state.plan.nodes, state.head}))
+
+
+def choose_head(state: ClusterState, plan: Plan, now_s: float) -> str:
+    """The node that hosts the head: the one that does so now, while it is alive, since it holds the frames in flight;
+    else the first stage's, so that a frame's first hop needs no broker."""
+    if any(view.beat.node == state.head for view in usable(state, now_s)):
+        return state.head
+    return plan.stages[0].node
 
 
 def _heard(state: ClusterState, news: Beat, now_s: float) -> ClusterState:

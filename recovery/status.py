@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recovery.state import ClusterState, NodeView, alive
+from recovery.state import ClusterState, NodeView, alive, members
 
 
 def status(state: ClusterState, broker_url: str, frames_per_s: float, now_s: float) -> dict[str, Any]:
@@ -12,7 +12,7 @@ def status(state: ClusterState, broker_url: str, frames_per_s: float, now_s: flo
     living = {view.beat.node for view in alive(state, now_s)}
     ours = [view for _, view in sorted(state.nodes.items()) if view.beat.pipeline in ("", state.pipeline)]
     heads = [view.beat for view in ours if view.beat.is_head and view.beat.node in living]
-    active = state.active_epoch > 0 and state.plan is not None and set(state.plan.nodes) <= living
+    active = _serves(state, living)
     return {
         "pipeline": state.pipeline,
         "broker": broker_url,
@@ -26,6 +26,14 @@ def status(state: ClusterState, broker_url: str, frames_per_s: float, now_s: flo
         "failed": sum(head.failed for head in heads),
         "frames_per_s": round(frames_per_s, 2),
     }
+
+
+def _serves(state: ClusterState, living: set[str]) -> bool:
+    """Whether every node of the newest plan is alive and says that it serves its epoch."""
+    epoch = state.epoch
+    if epoch == 0 or state.active_epoch != epoch or not set(members(state)) <= living:
+        return False
+    return all(state.nodes[name].beat.active_epoch == epoch for name in members(state))
 
 
 def _node(view: NodeView, living: bool) -> dict[str, Any]:
@@ -56,5 +64,5 @@ def _reason(state: ClusterState, living: set[str]) -> str:
         return "; ".join(sorted(state.broken.values()))
     if state.plan is None:
         return f"waiting for nodes: {len(living)} there"
-    missing = sorted(set(state.plan.nodes) - living)
+    missing = sorted(set(members(state)) - living)
     return f"node(s) {', '.join(missing)} are gone" if missing else "stages are being loaded"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -29,6 +30,8 @@ CHUNK_BYTES = 512 << 10
 CONCURRENT_CHUNKS = 4
 ATTEMPTS = 5
 CHUNK_TIMEOUT_S = 5.0
+WITHDRAW_S = 0.2
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 DEFAULT_CACHE_BYTES = 8 << 30
 
 
@@ -46,6 +49,7 @@ class BlobStore:
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._memory: dict[str, bytes] = {}
+        self._verified: dict[str, tuple[int, int, int]] = {}
 
     def put(self, data: bytes) -> BlobRef:
         ref = BlobRef(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
@@ -72,11 +76,11 @@ class BlobStore:
         return None
 
     def read(self, sha256: str, offset: int, length: int) -> bytes | None:
-        """A piece of a blob, or None where it is not here (any more)."""
+        """A piece of a blob, or None where it is not here (any more), or damaged."""
         if sha256 in self._memory:
             return self._memory[sha256][offset : offset + length]
         path = self._path(sha256)
-        if path is None:
+        if path is None or not self._is_intact(path, sha256):
             return None
         try:
             with path.open("rb") as file:
@@ -85,7 +89,25 @@ class BlobStore:
         except OSError:
             return None
 
+    def _is_intact(self, path: Path, sha256: str) -> bool:
+        """Whether the file is what its name says; it is read once, and again after it changed."""
+        try:
+            stat = path.stat()
+            state = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            if self._verified.get(sha256) == state:
+                return True
+            if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+                log.warning("cached-blob-damaged", path=str(path))
+                path.unlink(missing_ok=True)
+                return False
+        except OSError:
+            return False
+        self._verified[sha256] = state
+        return True
+
     def _path(self, sha256: str) -> Path | None:
+        if not _SHA256.fullmatch(sha256):
+            raise BlobError(f"{sha256[:80]!r} is not a SHA-256")
         return None if self._folder is None else self._folder / sha256
 
     def _write(self, ref: BlobRef, data: bytes) -> bool:
@@ -127,6 +149,7 @@ class BlobExchange:
         self._broker = broker
         self._store = store
         self._offers: dict[str, Subscription] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def offer(self, ref: BlobRef) -> None:
         """Answer requests for this blob from now on. Idempotent."""
@@ -148,6 +171,8 @@ class BlobExchange:
         return data
 
     async def close(self) -> None:
+        for leave in self._leaving:
+            leave.cancel()
         for subscription in self._offers.values():
             await subscription.unsubscribe()
         self._offers.clear()
@@ -197,10 +222,20 @@ class BlobExchange:
         except (ValueError, TypeError, KeyError, msgpack.UnpackException):
             offset = length = None
         data: bytes | None = b""
-        if isinstance(offset, int) and isinstance(length, int) and offset >= 0 and 0 <= length <= CHUNK_BYTES:
+        if type(offset) is int and type(length) is int and 0 <= offset < 1 << 53 and 0 <= length <= CHUNK_BYTES:
             sha256 = message.subject.rpartition(".")[2]
             data = await asyncio.to_thread(self._store.read, sha256, offset, length)
+            if data is None and (offer := self._offers.pop(sha256, None)) is not None:
+                self._leaving.add(leave := asyncio.create_task(_withdraw(offer), name="withdraw-offer"))
+                leave.add_done_callback(self._leaving.discard)
         await self._broker.publish(message.reply, data or b"")
+
+
+async def _withdraw(offer: Subscription) -> None:
+    """What is asked for is not here any more. Requests that are on their way are still answered (with nothing, so that
+    the asker tries again) before others alone are asked."""
+    await asyncio.sleep(WITHDRAW_S)
+    await offer.unsubscribe()
 
 
 def _touch(path: Path) -> None:

@@ -108,8 +108,11 @@ class Engine:
             values = self._session.run(self._computed, feeds)
         except Exception as error:  # see load
             raise FrameError("failed", f"onnxruntime could not run the stage: {_first_line(error)}") from error
-        computed: dict[str, Any] = dict(zip(self._computed, values, strict=True))
-        return {name: computed[name] if name in computed else tensors[name] for name in self._outputs}
+        made: dict[str, Any] = {**tensors, **dict(zip(self._computed, values, strict=True))}
+        missing = [name for name in self._outputs if name not in made]
+        if missing:
+            raise FrameError("failed", f"the sub-model gives no tensor {missing[0]!r}")
+        return {name: made[name] for name in self._outputs}
 
     def warm_up(self, inputs: Sequence[TensorSpec]) -> None:
         """Run once on ones, so that the first frame does not pay for allocations. What a model makes of such an

@@ -35,6 +35,9 @@ SMALL_BYTES = 4096
 
 CHECK_LOST_S = 0.5
 
+TRANSIENT = ("overloaded", "timeout")
+"""Errors that may not come again: the frame may be published anew under its id."""
+
 Send = Callable[[Activation], Awaitable[None]]
 """Sends an activation of cut 0 to the first stage."""
 
@@ -69,6 +72,7 @@ class Head:
         self._wake = asyncio.Event()
         self._progress_s = time.perf_counter()
         self._newest_back_s = 0.0  # when the newest frame that is back was sent
+        self._answering: set[asyncio.Future[None]] = set()
         self.frames_answered = 0
         self.frames_failed = 0
 
@@ -94,6 +98,8 @@ class Head:
         """A message on the input subject."""
         frame_id = message.headers.get("Nats-Msg-Id")
         payload = message.data
+        if frame_id is not None and await self._is_known(frame_id, message.reply):
+            return
         try:
             arrival = Arrival(
                 id=None if frame_id is None else check_id(frame_id),
@@ -114,7 +120,17 @@ class Head:
         self._wake.set()
 
     async def on_outcome(self, outcome: Activation | Failure) -> None:
-        """What came of frames: the activation of cut B, or a failure of a stage."""
+        """What came of frames: the activation of cut B, or a failure of a stage.
+
+        A stage on this node that is stopped in the middle of this, by a switch of epochs, must not take the answers
+        with it: they are published all the same.
+        """
+        task = asyncio.ensure_future(self._answer_all(outcome))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+        await asyncio.shield(task)
+
+    async def _answer_all(self, outcome: Activation | Failure) -> None:
         if isinstance(outcome, Failure):
             for tag in outcome.frames:
                 await self._answer(tag, FrameError(outcome.code, outcome.reason), outcome.epoch)
@@ -268,7 +284,7 @@ class Head:
         cause = (error.code, error.reason)
         result = result_json(tag or FrameTag(frame_id), {}, Provenance(epoch=self._epoch), latency_ms, cause)
         self.frames_failed += 1
-        await self._put_out(frame_id, result, replies, remember=error.code != "overloaded")
+        await self._put_out(frame_id, result, replies, remember=error.code not in TRANSIENT)
         letter = dead_letter_json(frame_id, payload, error.code, error.reason)
         await self._publish(subjects.dead_letters(self._pipeline), letter)
 

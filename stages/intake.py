@@ -39,6 +39,6 @@ class Intake:
 def _looks_like_msgpack(payload: Buffer) -> bool:
     """Whether the first byte begins a msgpack array. No image begins so; a `.npy` file does (an array of 3 that starts
     with the number 78), but never a message of ours, whose first item is a map."""
-    if len(payload) == 0 or bytes(payload[: len(NPY_MAGIC)]) == NPY_MAGIC:
+    if len(payload) == 0 or NPY_MAGIC.startswith(bytes(payload[: len(NPY_MAGIC)])):
         return False
     return 0x90 <= payload[0] <= 0x9F or payload[0] in (0xDC, 0xDD)

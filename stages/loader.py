@@ -10,6 +10,7 @@ from broker.control import Assignment, BlobRef, StageAssignment
 from stages.blobs import BlobExchange
 from stages.deployment import Deployment
 from stages.engine import Engine
+from stages.errors import ModelError
 from stages.flow import choose_flow
 from stages.spec import PipelineSpec
 from stages.worker import Deliver, StageWorker, WorkerCounters
@@ -44,6 +45,7 @@ class Loader:
             UnderstudyError: something cannot be fetched or loaded; says what.
         """
         spec = PipelineSpec.from_json(await self._exchange.get(assignment.spec))
+        _check_blocks(assignment, spec)
         cuts = tuple(hop.cut for hop in assignment.route.hops[:-1])
         flow = choose_flow(assignment.flow, spec, cuts)
         workers: dict[int, StageWorker] = {}
@@ -80,3 +82,9 @@ class Loader:
         engine = Engine.load(model, outputs=outputs, threads=self._threads, providers=self._providers)
         engine.warm_up(spec.cuts[stage.first_block])
         return engine
+
+
+def _check_blocks(assignment: Assignment, spec: PipelineSpec) -> None:
+    ends = [stage.end_block for stage in assignment.stages]
+    if assignment.route.hops[-1].cut != spec.blocks or any(end > spec.blocks for end in ends):
+        raise ModelError(f"the assignment of epoch {assignment.epoch} does not fit a model of {spec.blocks} blocks")

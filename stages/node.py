@@ -197,7 +197,7 @@ class Node:
             deployment = await self._loader.load(assignment, deliver)
         except UnderstudyError as error:
             log.error("load-failed", epoch=epoch, reason=str(error))
-            self._failure = str(error)
+            self._failure = str(error)[:1000]
             self._beat_now.set()
             return
         await self._plane.add(deployment)

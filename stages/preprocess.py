@@ -32,13 +32,12 @@ def image_from_bytes(
     """
     image = _open(payload, max_pixels)
     try:
-        image.load()
+        _load(image, payload)
         return preprocess(image, spec)
     except FrameError:
         raise
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
+    except Exception as error:
         raise _damaged(payload, error) from error
 
 
@@ -55,6 +54,13 @@ def _open(payload: bytes | memoryview, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise FrameError("too-large", f"the image has {width} x {height} pixels; at most {max_pixels} are decoded")
     return image
+
+
+def _load(image: Image.Image, payload: bytes | memoryview) -> None:
+    image.load()
+    # Pillow is content with the pixels of a PNG that lacks its checksum and end.
+    if image.format == "PNG" and bytes(payload).rfind(b"IEND") < 0:
+        raise EOFError("checksum and end marker are missing")
 
 
 def _damaged(payload: bytes | memoryview, error: Exception) -> FrameError:

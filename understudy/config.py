@@ -21,8 +21,8 @@ from broker.errors import SubjectError
 from broker.subjects import check_name
 from understudy.quantities import ConfigError, parse_duration, parse_size
 
-Size = Annotated[int, BeforeValidator(parse_size)]
-Duration = Annotated[float, BeforeValidator(parse_duration)]
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 
 
 def _checked(kind: str, name: str) -> str:
@@ -94,7 +94,10 @@ class UpConfig(_Strict):
         if len(set(names)) < len(names):
             raise ValueError(f"a node name is there twice: {', '.join(names)}")
         if self.stages is not None and self.stages > len(names):
-            raise ValueError(f"stages is {self.stages}, but there are {len(names)} nodes: one node per stage is needed")
+            raise ValueError(
+                f"stages is {self.stages}, but there are {len(names)} nodes: every stage needs a node of its own; "
+                f"raise nodes to {self.stages}"
+            )
         return self
 
 

@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.activation import encode_tensor_frame
-from broker.errors import UnderstudyError
+from broker.errors import UnderstudyError, WireError
 from broker.port import Buffer
+
+PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
+"""Pillow's modes that a PNG can hold; pictures of other modes are converted to RGB."""
 
 
 class ContentError(UnderstudyError):
@@ -49,10 +52,14 @@ def to_payload(content: Any) -> list[Buffer]:
         case np.ndarray():
             return _npy(content)
         case Mapping():
-            return encode_tensor_frame({str(name): np.asarray(array) for name, array in content.items()})
+            try:
+                return encode_tensor_frame({str(name): np.asarray(array) for name, array in content.items()})
+            except WireError as error:
+                raise ContentError(str(error)) from error
     if hasattr(content, "save") and hasattr(content, "getbands"):
         buffer = io.BytesIO()
-        content.save(buffer, format="PNG")
+        picture = content if content.mode in PNG_MODES else content.convert("RGB")
+        picture.save(buffer, format="PNG")
         return [buffer.getvalue()]
     raise ContentError(
         f"a {type(content).__name__} is not a frame: give bytes, a pathlib.Path, a numpy array, a mapping of arrays "
@@ -66,7 +73,7 @@ def joined(parts: Sequence[Buffer]) -> Buffer:
 
 def _npy(array: NDArray[Any]) -> list[Buffer]:
     # The header of the format, then the array's own memory: np.save would copy it.
-    if array.dtype.hasobject:
+    if array.dtype.kind not in "biuf":
         raise ContentError(f"an array of dtype {array.dtype} is not a frame: numbers are needed")
     contiguous = np.ascontiguousarray(array).reshape(array.shape)
     header = io.BytesIO()

@@ -36,4 +36,7 @@ def _quantity(value: Any) -> tuple[float, str]:
     match = _QUANTITY.fullmatch(str(value))
     if match is None or isinstance(value, bool):
         raise ValueError(f"{value!r} is not a quantity: write a number and a unit, such as 64 MB or 100ms")
-    return float(match[1]), match[2]
+    number = float(match[1])
+    if number >= 2**53:
+        raise ValueError(f"{str(value)[:40]!r} is too large")
+    return number, match[2]

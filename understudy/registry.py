@@ -36,7 +36,7 @@ class Registry:
     def add(self, run: LocalRun) -> None:
         """Raises AlreadyRunningError where a live supervisor has the name."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._folder.stat().st_uid != os.getuid():
+        if not self._is_ours():
             raise UnderstudyError(
                 f"{self._folder} belongs to another user: set UNDERSTUDY_RUN_DIR to a folder of yours"
             )
@@ -57,10 +57,12 @@ class Registry:
 
     def all(self) -> list[LocalRun]:
         """The pipelines whose supervisor lives, by name."""
-        runs = []
+        runs: list[LocalRun] = []
+        if not self._is_ours():
+            return runs
         for path in sorted(self._folder.glob("*.json")):
             try:
-                run = LocalRun(**json.loads(path.read_text()))
+                run = _read(path)
             except (OSError, ValueError, TypeError):
                 continue
             if _lives(run.pid):
@@ -88,8 +90,25 @@ class Registry:
             raise NotRunningError(f"pipeline '{pipeline}' does not run on this machine; what runs: {names}")
         raise NotRunningError(f"several pipelines run on this machine: name one of {names}")
 
+    def _is_ours(self) -> bool:
+        """Whether nobody else can have planted a note: in /tmp anybody can make a folder of any name."""
+        try:
+            return self._folder.stat().st_uid == os.getuid()
+        except OSError:
+            return False
+
     def _path(self, pipeline: str) -> Path:
         return self._folder / f"{pipeline}.json"
+
+
+def _read(path: Path) -> LocalRun:
+    """Raises ValueError or TypeError where the file is not a note of ours."""
+    run = LocalRun(**json.loads(path.read_text()))
+    if type(run.pid) is not int or not 0 < run.pid < 1 << 31:
+        raise ValueError("not a process id")
+    if not isinstance(run.pipeline, str) or not isinstance(run.broker, str):
+        raise TypeError("not a note of ours")
+    return run
 
 
 def _lives(pid: int) -> bool:

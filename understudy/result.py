@@ -101,7 +101,7 @@ def parse_result(data: Buffer) -> Result:
             path=tuple(PathHop(**hop) for hop in document["path"]),
             error=None if error is None else FrameFailure(**error),
         )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ResultError(f"not a result: {bytes(data[:80])!r} ({type(error).__name__}: {error})") from error
 
 
@@ -111,6 +111,7 @@ def to_document(result: Result) -> dict[str, Any]:
     if result.class_index is None:
         for name in ("class_index", "label", "scores"):
             del document[name]
+    if result.outputs:
         document["outputs"] = {name: _tensor(array) for name, array in result.outputs.items()}
     return document
 

@@ -9,6 +9,8 @@ import typer
 
 from understudy.cli.common import ControlBrokerOption, JsonOption, run
 
+DEFAULT_NODES = 4
+
 
 def up(
     config: Annotated[Path | None, typer.Option("--config", help="A configuration file (YAML).")] = None,
@@ -54,6 +56,8 @@ def up(
     if bundle is not None or model is not None:
         raw = {key: value for key, value in raw.items() if key not in ("bundle", "model")}
     raw |= {key: value for key, value in given.items() if value is not None}
+    if "nodes" not in raw and stages is not None:
+        raw["nodes"] = max(DEFAULT_NODES, stages)
     run(_serve(make_config(raw, "options" if config is None else str(config)), settings, as_json=json_))
 
 

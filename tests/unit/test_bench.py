@@ -1,0 +1,134 @@
+"""The arithmetic of the benchmarks. Nothing here measures time."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bench import harness
+from bench.pipeline import client_window
+from bench.subjects import MissingSubjectError, data_file, load
+from bench.throughput import parse
+from stages.flow import Flow
+
+
+@dataclass(frozen=True)
+class Hop:
+    cut: int
+    at: float
+    ms: float
+
+
+def test_a_summary_is_the_median_with_interpolated_quartiles() -> None:
+    summary = harness.summarise([5.0, 1.0, 4.0, 2.0, 3.0])
+    assert (summary.q1, summary.median, summary.q3, summary.count) == (2.0, 3.0, 4.0, 5)
+    assert summary.spread == pytest.approx(2 / 3)
+
+
+def test_a_single_measurement_is_its_own_summary() -> None:
+    summary = harness.summarise([7.0])
+    assert (summary.q1, summary.median, summary.q3, summary.spread) == (7.0, 7.0, 7.0, 0.0)
+
+
+def test_nothing_measured_is_an_error_and_not_a_zero() -> None:
+    with pytest.raises(ValueError, match="nothing was measured"):
+        harness.summarise([])
+
+
+def test_a_ratio_is_taken_pair_by_pair_so_that_a_slow_round_cancels() -> None:
+    # In the second round the machine was four times slower for both sides.
+    ratio = harness.ratios([90.0, 22.5, 90.0], [100.0, 25.0, 100.0])
+    assert ratio.median == pytest.approx(0.9)
+    assert ratio.spread == pytest.approx(0.0)
+
+
+def test_sides_of_different_length_are_not_paired() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        harness.ratios([1.0], [1.0, 2.0])
+
+
+@pytest.mark.parametrize(("stages", "cores", "threads"), [(1, 2, 1), (2, 2, 2), (4, 2, 2), (4, 8, 4)])
+def test_the_reference_may_use_as_many_threads_as_the_pipeline_can(stages: int, cores: int, threads: int) -> None:
+    assert harness.reference_threads(stages, cores) == threads
+
+
+def test_a_gap_is_the_time_from_done_on_one_node_to_taken_on_the_next() -> None:
+    # Done at 10.000 s; the next had it for 2 ms and was done at 10.0025 s: it took it at 10.0005 s.
+    path = [Hop(0, 10.0, 3.0), Hop(5, 10.0025, 2.0), Hop(9, 10.0045, 1.2)]
+    assert harness.gaps_us(path) == pytest.approx({5: 500.0, 9: 800.0}, abs=0.1)
+
+
+def test_one_stage_has_no_gap_and_no_crossing() -> None:
+    assert harness.gaps_us([Hop(0, 10.0, 3.0)]) == {}
+    assert harness.crossings(1) == 0
+
+
+def test_every_message_between_nodes_is_a_crossing_the_way_back_to_the_head_too() -> None:
+    assert [harness.crossings(stages) for stages in (2, 3, 4)] == [2, 3, 4]
+
+
+def test_what_is_neither_in_stages_nor_between_them_is_the_head() -> None:
+    path = [Hop(0, 10.0, 3.0), Hop(5, 10.0025, 2.0)]
+    assert harness.outside_us(6.0, path) == pytest.approx(500.0, abs=0.1)
+
+
+def test_cpu_per_hop_is_what_more_stages_cost_more_divided_by_the_crossings() -> None:
+    assert harness.cpu_per_hop_us(250e-6, 150e-6, 4) == pytest.approx(25.0)
+    assert harness.cpu_per_hop_us(150e-6, 150e-6, 1) is None
+
+
+def test_the_reference_s_best_class_agrees_and_so_does_a_tie_by_rounding() -> None:
+    scores = [0.1, 0.45, 0.45 - 5e-5]
+    assert harness.agrees(1, scores)
+    assert harness.agrees(2, scores)
+    assert not harness.agrees(0, scores)
+    assert not harness.agrees(None, scores)
+
+
+def test_the_client_fills_the_pipeline_but_does_not_queue_large_frames_for_seconds() -> None:
+    assert client_window(Flow(window=256, batch=32), 4) == 320
+    assert client_window(Flow(window=41, batch=1), 4) == 16
+
+
+def test_processes_report_the_cpu_and_memory_of_this_one() -> None:
+    assert harness.cpu_s(os.getpid()) > 0
+    assert harness.rss_bytes(os.getpid()) > 1 << 20
+    assert harness.cores() >= 1
+
+
+def test_a_process_that_has_ended_counts_as_nothing() -> None:
+    assert harness.cpu_s(2**22 + 1) == 0.0
+    assert harness.rss_bytes(2**22 + 1) == 0
+
+
+def test_results_are_written_as_json_with_summaries_as_objects(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "throughput.json"
+    harness.write_json(path, {"ratio": harness.summarise([0.5, 1.0, 1.5])})
+    assert '"median": 1.0' in path.read_text()
+
+
+def test_a_missing_data_folder_names_the_file_and_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNDERSTUDY_DATA", str(tmp_path))
+    with pytest.raises(MissingSubjectError, match=r"net\.onnx is not in .*UNDERSTUDY_DATA"):
+        data_file("net.onnx")
+
+
+def test_the_digits_frames_decode_to_the_model_s_input(tmp_path: Path) -> None:
+    subject = load("digits", tmp_path)
+    (name,) = (tensor.name for tensor in subject.spec.inputs)
+    assert subject.decode(subject.frames[0])[name].shape == (1, 1, 8, 8)
+    assert subject.spec.dynamic_batch
+
+
+def test_stages_are_read_as_a_sorted_list_without_repeats() -> None:
+    assert parse(["--stages", "4,1,4"]).stages == [1, 4]
+
+
+@pytest.mark.parametrize("text", ["0", "two", "1,,2"])
+def test_wrong_stages_are_refused_with_the_option_s_name(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--stages", text])
+    assert "--stages" in capsys.readouterr().err

@@ -1,0 +1,205 @@
+"""Control messages: each comes back as it was, and what is not one is refused with the field that is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict, replace
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker import control
+from broker.control import (
+    Activate,
+    Assignment,
+    Beat,
+    BlobRef,
+    Bye,
+    FlowSettings,
+    Route,
+    RouteHop,
+    StageAssignment,
+    StageRef,
+)
+from broker.errors import WireError
+from tests.unit.builders import beat
+
+BLOB = BlobRef(sha256="0f" * 32, size_bytes=5)
+ROUTE = Route(epoch=3, head="a", hops=(RouteHop(cut=0, node="a"), RouteHop(cut=2, node="b"), RouteHop(cut=5, node="a")))
+ASSIGNMENT = Assignment(
+    pipeline="digits",
+    controller="c0ffee",
+    epoch=3,
+    spec=BLOB,
+    stages=(StageAssignment(first_block=0, end_block=2, submodel=BLOB),),
+    route=ROUTE,
+    flow=FlowSettings(window=7),
+)
+BEAT = beat(
+    "a", pipeline="digits", stages=(StageRef(first_block=0, end_block=2),), providers=("CUDA", "CPU"), busy_s=0.5
+)
+MESSAGES = [BEAT, Bye(node="a", incarnation="1"), ASSIGNMENT, Activate(pipeline="digits", epoch=3)]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_every_message_comes_back_as_it_was(message: Any) -> None:
+    assert control.decode(control.encode(message), type(message)) == message
+
+
+def test_an_assignment_of_no_stage_tells_a_node_that_it_is_free() -> None:
+    free = replace(ASSIGNMENT, stages=())
+    assert control.decode(control.encode(free), Assignment) == free
+
+
+def test_a_key_of_a_later_version_is_ignored() -> None:
+    data = msgpack.packb({**asdict(Bye(node="a", incarnation="1")), "mood": "good"})
+    assert control.decode(data, Bye) == Bye(node="a", incarnation="1")
+
+
+def test_a_route_tells_the_node_of_each_of_its_cuts_and_of_no_other() -> None:
+    assert [ROUTE.node_of(cut) for cut in (0, 2, 5)] == ["a", "b", "a"]
+    with pytest.raises(KeyError):
+        ROUTE.node_of(1)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_that_lacks_any_field_is_refused_and_the_field_is_named(message: Any) -> None:
+    for name in asdict(message):
+        document = asdict(message)
+        del document[name]
+        with pytest.raises(WireError, match=f"{type(message).__name__}: {name}: Field required"):
+            control.decode(msgpack.packb(document), type(message))
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_with_any_field_of_another_type_is_refused_and_the_field_is_named(message: Any) -> None:
+    for name in asdict(message):
+        document = {**asdict(message), name: [{"what": "is this"}]}
+        with pytest.raises(WireError, match=f"{type(message).__name__}: {name}"):
+            control.decode(msgpack.packb(document), type(message))
+
+
+def test_a_wrong_value_deep_inside_is_named_by_its_path() -> None:
+    document = asdict(ASSIGNMENT)
+    document["stages"] = [{"first_block": 0, "end_block": 2, "submodel": {"sha256": BLOB.sha256, "size_bytes": "many"}}]
+    with pytest.raises(WireError, match=r"stages\.0\.submodel\.size_bytes"):
+        control.decode(msgpack.packb(document), Assignment)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_that_ends_anywhere_too_early_or_goes_on_is_refused(message: Any) -> None:
+    data = control.encode(message)
+    for end in range(len(data)):
+        with pytest.raises(WireError):
+            control.decode(data[:end], type(message))
+    with pytest.raises(WireError):
+        control.decode(data + b"\xc0", type(message))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        b"hello",
+        msgpack.packb(5),
+        msgpack.packb([]),
+        msgpack.packb(None),
+        msgpack.packb({1: 2}),
+        msgpack.packb({"node": b"\xff", "incarnation": "1"}),
+        msgpack.packb(msgpack.ExtType(4, b"")),
+        b"\x91" * 100_000,
+        b"\xdd\xff\xff\xff\xff",
+        b"\xdf\xff\xff\xff\xff",
+        b"\xc6\xff\xff\xff\xff",
+        b"\xa4\xff\xff\xff\xff",
+    ],
+    ids=lambda data: f"{data[:8].hex()} of {len(data)}",
+)
+def test_what_is_no_message_at_all_is_refused(data: bytes) -> None:
+    with pytest.raises(WireError):
+        control.decode(data, Bye)
+
+
+def test_a_message_beyond_the_limit_is_refused_unread() -> None:
+    with pytest.raises(WireError, match="exceeds 1048576"):
+        control.decode(bytes(control.MAX_CONTROL_BYTES + 1), Beat)
+
+
+@given(st.sampled_from([Beat, Bye, Assignment, Activate]), st.binary(max_size=200))
+def test_arbitrary_bytes_are_read_or_refused_and_nothing_else(kind: Any, data: bytes) -> None:
+    with contextlib.suppress(WireError):
+        control.decode(data, kind)
+
+
+@given(
+    st.sampled_from(MESSAGES), st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), min_size=1, max_size=3)
+)
+def test_a_damaged_message_is_read_or_refused_and_nothing_else(message: Any, damage: list[tuple[int, int]]) -> None:
+    data = bytearray(control.encode(message))
+    for place, value in damage:
+        data[place % len(data)] = value
+    try:
+        got = control.decode(bytes(data), type(message))
+    except WireError:
+        return
+    assert isinstance(got, type(message))
+
+
+def refuse(message: Any) -> None:
+    with pytest.raises(WireError):
+        control.decode(control.encode(message), type(message))
+
+
+@pytest.mark.parametrize("sha256", ["", "../../x", "/etc/passwd", "0f" * 31, "0F" * 32])
+def test_a_hash_that_is_no_sha256_is_refused(sha256: str) -> None:
+    refuse(replace(ASSIGNMENT, spec=BlobRef(sha256=sha256, size_bytes=5)))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("spec", "size_bytes"), -1),
+        (("spec", "size_bytes"), 1 << 60),
+        (("stages", 0, "first_block"), -1),
+        (("stages", 0, "end_block"), 0),
+        (("route", "hops"), []),
+        (("route", "hops", 0, "cut"), 1),
+        (("route", "head"), "nobody"),
+        (("flow", "max_batch"), 0),
+    ],
+    ids=lambda part: ".".join(map(str, part)) if isinstance(part, tuple) else str(part),
+)
+def test_an_assignment_that_cannot_be_carried_out_is_refused(path: tuple[str | int, ...], value: object) -> None:
+    document: Any = msgpack.unpackb(control.encode(ASSIGNMENT))
+    place = document
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(WireError):
+        control.decode(msgpack.packb(document), Assignment)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a.b", "*", ">"])
+def test_a_node_whose_name_cannot_be_part_of_a_subject_is_refused(name: str) -> None:
+    refuse(beat(name))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"assigned_epoch": 2**64 - 1, "pipeline": "digits"},
+        {"assigned_epoch": -1},
+        {"memory_bytes": -1},
+        {"interval_s": float("nan")},
+        {"interval_s": float("inf")},
+        {"interval_s": -1.0},
+        {"busy_s": float("nan")},
+    ],
+    ids=str,
+)
+def test_a_heartbeat_with_an_impossible_number_is_refused(changes: dict[str, Any]) -> None:
+    refuse(beat("a", **changes))

@@ -1,0 +1,307 @@
+"""The documentation and the code say the same, as far as that can be seen cheaply."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+
+from broker import subjects, wire
+from broker.activation import FrameTag, decode_tensor_frame, encode_tensor_frame
+from broker.control import Activate, Assignment, Beat, Bye, FlowSettings
+from broker.server import ServerConfig
+from broker.wire import DTYPES
+from planner.plan import Plan, Stage
+from recovery.state import Activated, ClusterState, Heard, Planned, apply
+from recovery.status import status
+from stages.blobs import CHUNK_BYTES
+from stages.errors import FrameError
+from stages.ledger import Ledger
+from stages.manifest import Accuracy, ImageInput, Manifest, OutputSpec, TensorInput
+from stages.results import Provenance, dead_letter_json, result_json
+from stages.spec import PipelineSpec
+from understudy import settings
+from understudy.cli.main import app
+from understudy.config import NodeConfig, UpConfig, load_config, make_config
+from understudy.result import PathHop, Result, Score
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PROTOCOL, CONFIGURATION, BUNDLE, README = (
+    (ROOT / name).read_text() for name in ("docs/protocol.md", "docs/configuration.md", "docs/bundle.md", "README.md")
+)
+
+
+def section(page: str, title: str) -> str:
+    """The text below a heading, up to the next heading of the same or a higher level."""
+    heading = re.search(rf"^(#+) {re.escape(title)}$", page, re.MULTILINE)
+    assert heading is not None, f"no section '{title}'"
+    rest = page[heading.end() :]
+    following = re.search(rf"^#{{1,{len(heading[1])}}} ", rest, re.MULTILINE)
+    return rest[: following.start()] if following else rest
+
+
+def missing(names: Any, text: str) -> list[str]:
+    """The names that the text does not have in backquotes, alone or with others."""
+    return [name for name in names if not re.search(rf"`[^`\n]*(?<![\w-]){re.escape(name)}(?![\w-])[^`\n]*`", text)]
+
+
+def code(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+
+
+# ---- subjects ------------------------------------------------------------------------------------------------------
+
+PATTERNS = [
+    subjects.STATUS,
+    subjects.BEATS,
+    subjects.BYE,
+    subjects.frames_in("<pipeline>"),
+    subjects.results_out("<pipeline>"),
+    subjects.dead_letters("<pipeline>"),
+    subjects.activation("<pipeline>", "<k>", "<node>"),  # type: ignore[arg-type]
+    subjects.blob("<sha256>"),
+    subjects.beat("<node>"),
+    subjects.assign("<node>"),
+    subjects.activate("<pipeline>"),
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_protocol_names_every_subject(pattern: str) -> None:
+    assert f"`{pattern}`" in PROTOCOL
+
+
+def test_no_subject_was_added_without_this_test_knowing_of_it() -> None:
+    tree = ast.parse(Path(subjects.__file__).read_text())
+    builders = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)} - {"check_name"}
+    constants = {
+        target.id
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if target.id[0] != "_"
+    }
+    assert len(builders) + len(constants - {"ROOT"}) == len(PATTERNS)
+
+
+# ---- what is on the wire -------------------------------------------------------------------------------------------
+
+
+def test_the_bytes_of_the_example_are_those_that_the_code_writes() -> None:
+    [listing] = [block for block in code(PROTOCOL, "text") if block.startswith("92")]
+    pairs = (re.match(r"\s*((?:[0-9a-f]{2}\s{1,2})*[0-9a-f]{2})(?:\s{3,}|$)", line) for line in listing.splitlines())
+    written = bytes.fromhex("".join(found[1] for found in pairs if found))
+    frame_id, tensors = decode_tensor_frame(written)
+    assert frame_id == "f1"
+    assert tensors["x"].tolist() == [[1.0, 2.0]]
+    assert written == b"".join(encode_tensor_frame({"x": np.array([[1, 2]], dtype=np.float32)}, "f1"))
+    assert "which start at byte 48" in listing
+    assert written.index(np.float32(1).tobytes()) == 48
+
+
+def test_the_message_of_the_example_client_is_one_that_the_code_reads() -> None:
+    [program] = code(PROTOCOL, "python")
+    tree = ast.parse(program)
+    imports_and_function = ast.Module(
+        [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.Import)], type_ignores=[]
+    )
+    scope: dict[str, Any] = {}
+    exec(compile(imports_and_function, "docs/protocol.md", "exec"), scope)  # noqa: S102 - our own page
+    array = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    frame_id, tensors = decode_tensor_frame(scope["tensor_message"]("an id", {"input": array}))
+    assert frame_id == "an id"
+    np.testing.assert_array_equal(tensors["input"], array)
+
+
+def test_every_python_program_on_the_pages_compiles() -> None:
+    for page in PAGES:
+        for program in code(page.read_text(), "python"):
+            compile(program, str(page), "exec")
+
+
+def test_the_protocol_names_every_dtype_and_bound_of_the_wire_format() -> None:
+    text = section(PROTOCOL, "Tensor messages")
+    assert missing(DTYPES, text) == []
+    assert f"at most {wire.MAX_TENSORS} tensors" in text.lower()
+    assert f"0 to {wire.MAX_DIMENSIONS} dimensions" in text
+    assert wire.MAX_HEADER_BYTES == 1 << 20
+
+
+def test_the_protocol_names_every_field_of_a_result() -> None:
+    answered = json.loads(result_json(FrameTag("f", ()), {}, Provenance(epoch=1), 1.0, ("code", "reason")))
+    names = {*answered, *(field.name for field in fields(Result))}
+    text = section(PROTOCOL, "Results")
+    assert missing(names, text) == []
+    assert missing((field.name for kind in (Score, PathHop) for field in fields(kind)), text) == []
+    assert missing(names, section(README, "Results")) == []
+
+
+def test_the_example_of_a_result_has_the_fields_of_one() -> None:
+    [example] = (json.loads(block) for block in code(section(PROTOCOL, "Results"), "json"))
+    answered = json.loads(result_json(FrameTag("f", ()), {}, Provenance(epoch=1), 1.0, None))
+    assert example.keys() == answered.keys() | {"class_index", "label", "scores"}
+    assert all(hop.keys() == {field.name for field in fields(PathHop)} for hop in example["path"])
+
+
+def test_the_protocol_names_every_field_of_a_dead_letter() -> None:
+    letter = json.loads(dead_letter_json("c92bc3179832e35b", b"bad\n", "not-an-image", "why"))
+    text = section(PROTOCOL, "Errors")
+    assert missing(letter, text) == []
+    [example] = (json.loads(block) for block in code(text, "json"))
+    assert example == letter | {"reason": example["reason"]}
+
+
+def test_the_protocol_names_every_error_code() -> None:
+    documented = re.findall(r"`([a-z-]+)`", (FrameError.__doc__ or "").partition("code:")[2].partition("reason:")[0])
+    used = {
+        found
+        for path in (ROOT / "stages").glob("*.py")
+        for found in re.findall(r'FrameError\(\s*"([a-z-]+)"', path.read_text())
+    }
+    assert len(documented) > 8
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", section(PROTOCOL, "Errors"), re.MULTILINE)) - {"id"} == {
+        *documented,
+        *used,
+    }
+
+
+def test_the_protocol_names_every_field_of_the_status_document() -> None:
+    beat = Beat(
+        node="a", incarnation="i", pid=1, host="h", pipeline="p", assigned_epoch=1, ready_epoch=1, active_epoch=1,
+        stages=(), failure="", memory_bytes=0, threads=1, providers=("CPU",), is_head=True, in_flight=0, waiting=0,
+        answered=0, failed=0, frames=0, dropped=0, busy_s=0.0, rss_bytes=0, interval_s=0.1,
+    )  # fmt: skip
+    stage = Stage(first_block=0, end_block=1, node="a")
+    state = ClusterState(pipeline="p")
+    for event in (
+        Heard(beat=beat, now_s=0.0),
+        Planned(plan=Plan(stages=(stage,), largest_stage_flops=1, total_flops=1), head="a"),
+        Activated(epoch=2),
+    ):
+        state = apply(state, event)
+    document = status(state, "nats://h:1", 0.0, 0.0)
+    text = section(PROTOCOL, "Status")
+    assert missing(document, text) == []
+    assert missing(document["nodes"][0], text) == []
+
+
+@pytest.mark.parametrize("kind", [Beat, Bye, Assignment, Activate])
+def test_the_protocol_names_every_field_of_a_control_message(kind: Any) -> None:
+    text = section(PROTOCOL, kind.__name__)
+    if kind is Assignment:
+        assert missing((field.name for field in fields(FlowSettings)), text) == []
+    assert missing((field.name for field in fields(kind)), text) == []
+
+
+def test_the_protocol_names_the_fields_of_a_specification_and_the_size_of_a_piece() -> None:
+    text = section(PROTOCOL, "Blobs")
+    assert missing((field.name for field in fields(PipelineSpec)), text) == []
+    assert str(CHUNK_BYTES) in text
+
+
+def test_the_protocol_tells_the_limits() -> None:
+    text = section(PROTOCOL, "Limits and back-pressure")
+    flow = FlowSettings()
+    ledger = Ledger(queue_frames=flow.queue_frames, queue_bytes=flow.queue_bytes)
+    assert f"{flow.queue_frames} (`queue_frames`), and {flow.queue_bytes >> 20} MiB (`queue_bytes`)" in text
+    assert f"{ServerConfig().max_payload_bytes >> 20} MiB on the embedded broker" in text
+    remembered = f"{ledger.recent_frames} results, or {ledger.recent_bytes >> 20} MiB"
+    assert remembered in section(PROTOCOL, "Ids, duplicates, loss").replace("\n  ", " ")
+    patience_s = sum(flow.resend_after_s * 2**attempt for attempt in range(flow.max_attempts))
+    assert f"take {patience_s:g} s with the defaults" in PROTOCOL
+
+
+# ---- settings ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [UpConfig, NodeConfig])
+def test_the_configuration_page_names_every_key(model: Any) -> None:
+    text = section(CONFIGURATION, "The file of `understudy up`")
+    assert [name for name in model.model_fields if f"\n| `{name}` |" not in text] == []
+
+
+def test_the_configuration_page_names_no_key_that_is_not_there() -> None:
+    documented = re.findall(r"^\| `(\w+)` \|", section(CONFIGURATION, "The file of `understudy up`"), re.MULTILINE)
+    assert set(documented) == {*UpConfig.model_fields, *NodeConfig.model_fields}
+
+
+def test_the_configuration_page_names_every_variable_of_the_environment() -> None:
+    read = set(re.findall(r'"((?:UNDERSTUDY|XDG)_\w+)"', Path(settings.__file__).read_text()))
+    assert missing(read, section(CONFIGURATION, "Environment")) == []
+
+
+def test_the_example_of_a_configuration_is_a_valid_one() -> None:
+    path = ROOT / "examples/config.yaml"
+    config = make_config(load_config(path), str(path))
+    assert [node.memory for node in config.nodes] == [220 << 10] * 4
+
+
+@pytest.mark.parametrize("model", [Manifest, ImageInput, TensorInput, OutputSpec, Accuracy])
+def test_the_bundle_page_names_every_key_of_the_manifest(model: Any) -> None:
+    assert missing(model.model_fields, BUNDLE) == []
+
+
+# ---- the command line ----------------------------------------------------------------------------------------------
+
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_pages_name_every_command_and_option(command: str) -> None:
+    assert f"understudy {command}" in README or command == "demo"
+    [row] = re.findall(rf"^\| `understudy {command}\b.*$", CONFIGURATION, re.MULTILINE)
+    options = [name for option in COMMANDS[command].params for name in option.opts if name.startswith("--")]
+    assert missing([name for name in options if name != "--help"], row) == []
+
+
+def test_the_pages_name_no_command_that_is_not_there() -> None:
+    for page in PAGES:
+        shells = "".join(code(page.read_text(), "sh"))
+        named = set(re.findall(r"^(?:.*\| )?understudy (\w[\w-]*)", shells, re.MULTILINE))
+        assert named <= COMMANDS.keys(), page
+
+
+def test_the_readme_and_ci_run_the_same_scripts() -> None:
+    assert "scripts/demo" in README
+    assert "scripts/test" in README
+    assert "scripts/test" in (ROOT / "scripts/check").read_text()
+    assert "scripts/check" in (ROOT / ".ci/run").read_text()
+
+
+# ---- links ---------------------------------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of the headings."""
+    titles = re.findall(
+        r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        there = page if not name else (page.parent / name).resolve()
+        assert there.exists(), target
+        if anchor:
+            assert anchor in anchors(there), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_files_that_a_page_names_are_there(page: Path) -> None:
+    named = re.findall(
+        r"`((?:broker|planner|stages|recovery|understudy|scripts|tests|docs|examples)/[\w./-]*)`", page.read_text()
+    )
+    assert [name for name in named if not (ROOT / name).exists()] == []
