@@ -171,7 +171,10 @@ class RecoveryService:
             log.error("no-plan", reason=str(error), nodes=[node.name for node in nodes])
             self._apply(NoPlan(nodes=frozenset(node.name for node in nodes), reason=str(error)))
             return
-        self._apply(Planned(plan=plan, head=choose_head(self.state, plan, self._clock())))
+        # A head apart from the first stage sends cut 0, and takes cut B of a single stage, over the broker.
+        ends_fit = max(self._source.chain.cut_bytes[0], self._source.chain.cut_bytes[-1]) <= limit
+        head = choose_head(self.state, plan, self._clock()) if ends_fit else plan.stages[0].node
+        self._apply(Planned(plan=plan, head=head))
         log.info("planned", epoch=self.state.epoch, stages=[_readable(stage) for stage in plan.stages])
 
     def _wanted_stages(self, nodes: int) -> int | None:

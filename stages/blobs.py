@@ -189,11 +189,11 @@ class BlobExchange:
                     buffer[offset : offset + length] = await self._chunk(ref, offset, length)
 
             try:
-                async with asyncio.TaskGroup() as group:
+                async with asyncio.TaskGroup() as chunks:
                     for offset in range(0, ref.size_bytes, size):
-                        group.create_task(chunk(offset))
-            except* BlobError as errors:
-                raise errors.exceptions[0] from None
+                        chunks.create_task(chunk(offset))
+            except ExceptionGroup as group:
+                raise group.exceptions[0] from None
             if hashlib.sha256(buffer).hexdigest() == ref.sha256:
                 return bytes(buffer)
             log.warning("fetched-blob-damaged", sha256=ref.sha256)

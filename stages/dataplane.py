@@ -127,9 +127,10 @@ class DataPlane:
 
     async def _unsubscribe_stale(self) -> None:
         needed = {subject for deployment in self._deployments.values() for subject in self._subjects(deployment)}
+        if self.head is not None:
+            needed |= {subjects.frames_in(deployment.assignment.pipeline) for deployment in self.deployments}
         for subject in set(self._subscribed) - needed:
-            if self.head is None or not subject.endswith(".in"):
-                await self._subscribed.pop(subject).unsubscribe()
+            await self._subscribed.pop(subject).unsubscribe()
 
     async def _on_activation(self, message: Message) -> None:
         """An activation or a failure from another node."""

@@ -17,7 +17,7 @@ def status_view(document: Mapping[str, Any], *, footer: RenderableType | None = 
     table = Table(title=f"pipeline {document['pipeline']}  epoch {document['epoch']}", title_justify="left")
     for column in ("node", "pid", "blocks", "role"):
         table.add_column(column)
-    for column in ("frames", "busy s", "memory", "limit"):
+    for column in ("frames", "busy s", "rss", "stage limit"):
         table.add_column(column, justify="right")
     table.add_column("state")
     for node in sorted(document["nodes"], key=_order):

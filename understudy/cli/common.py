@@ -20,6 +20,10 @@ BrokerOption = Annotated[
         "--broker", help="Broker URL, such as nats://host:4222. Default: $UNDERSTUDY_BROKER, else what runs here."
     ),
 ]
+OwnBrokerOption = Annotated[
+    str | None,
+    typer.Option("--broker", help="Broker URL, such as nats://host:4222. Default: $UNDERSTUDY_BROKER."),
+]
 ControlBrokerOption = Annotated[
     str | None,
     typer.Option(

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from understudy.cli.common import BrokerOption, ControlBrokerOption, needed_broker, run
+from understudy.cli.common import ControlBrokerOption, OwnBrokerOption, needed_broker, run
 from understudy.cli.quantities import duration_option
 
 
 def controller(
-    broker: BrokerOption = None,
+    broker: OwnBrokerOption = None,
     control_broker: ControlBrokerOption = None,
     pipeline: Annotated[str | None, typer.Option(help="The pipeline's name. Default: the bundle's.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="The bundle to serve. Default: the digits bundle.")] = None,

@@ -55,6 +55,6 @@ async def _demo(settings: Any, nodes: int, seconds: float, *, as_json: bool) -> 
     if as_json:
         typer.echo(json.dumps(outcome.document()))
     else:
-        console.print(summary_view(outcome))
+        console.print("", summary_view(outcome), sep="\n")
     if outcome.errors or outcome.lost:
         raise typer.Exit(1)

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from understudy.cli.common import BrokerOption, ControlBrokerOption, needed_broker, run
+from understudy.cli.common import ControlBrokerOption, OwnBrokerOption, needed_broker, run
 from understudy.cli.quantities import duration_option, size_option
 
 
 def node(
     name: Annotated[str, typer.Option(help="The node's name, unique in the cluster.")],
-    broker: BrokerOption = None,
+    broker: OwnBrokerOption = None,
     control_broker: ControlBrokerOption = None,
     pipeline: Annotated[str, typer.Option(help="Work for this pipeline alone. Default: for the first that asks.")] = "",
     memory: Annotated[str, typer.Option(help="What stages may use, such as 512MB. Default: no limit.")] = "0",

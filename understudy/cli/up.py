@@ -30,7 +30,8 @@ def up(
 ) -> None:
     """Run a whole pipeline on this machine: broker, one process per node, controller. Ctrl-C stops it.
 
-    Prints one line when frames can be published. Options overrule the configuration file.
+    Prints one line when frames can be published. Options overrule the configuration file, which overrules the
+    environment.
 
     Example: understudy up --nodes 4
 
@@ -49,20 +50,21 @@ def up(
         "nodes": nodes,
         "stages": stages,
         "pipeline": pipeline,
-        "broker": broker or settings.broker,
-        "control_broker": control_broker or settings.control_broker,
+        "broker": broker,
+        "control_broker": control_broker,
         "port": port,
     }
     if bundle is not None or model is not None:
         raw = {key: value for key, value in raw.items() if key not in ("bundle", "model")}
     raw |= {key: value for key, value in given.items() if value is not None}
+    if "broker" not in raw and settings.broker is not None:
+        raw |= {"broker": settings.broker, "control_broker": raw.get("control_broker", settings.control_broker)}
     if "nodes" not in raw and stages is not None:
         raw["nodes"] = max(DEFAULT_NODES, stages)
     run(_serve(make_config(raw, "options" if config is None else str(config)), settings, as_json=json_))
 
 
 async def _serve(config: Any, settings: Any, *, as_json: bool) -> None:
-    from broker.errors import UnderstudyError
     from understudy.bundles import open_bundle
     from understudy.controller import check_stages, load_model
     from understudy.local import LocalCluster
@@ -76,8 +78,8 @@ async def _serve(config: Any, settings: Any, *, as_json: bool) -> None:
         _say_ready(document or {}, cluster.broker_url, name, as_json=as_json)
         try:
             await cluster.wait_for_death()
-        except* UnderstudyError as errors:
-            raise errors.exceptions[0] from None
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
 
 
 def _say_ready(document: dict[str, Any], url: str, pipeline: str, *, as_json: bool) -> None:
