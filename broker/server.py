@@ -56,6 +56,10 @@ system_account: SYS
 no_auth_user: data
 """
 
+GO_MEMORY = {"GOGC": "1000", "GOMEMLIMIT": "256MiB"}
+"""For the server's garbage collector, unless the user has chosen: payloads of megabytes keep it busy with its own
+defaults (measured: 4.4 of 47 ms of CPU time per frame of ResNet-50, 1.9 ms with these)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
@@ -207,7 +211,12 @@ class NatsServer:
             file.write(self._config.render(self._folder, self._port))
         with (self._folder / "output.log").open("wb") as output:
             try:
-                self._process = await spawn([str(binary), "-c", str(config_file)], stdout=output, stderr=output)
+                self._process = await spawn(
+                    [str(binary), "-c", str(config_file)],
+                    env={**GO_MEMORY, **os.environ},
+                    stdout=output,
+                    stderr=output,
+                )
             except OSError as error:
                 raise ServerStartError(f"{binary} cannot be started: {error.strerror or error}") from error
         ports_file = self._folder / f"{binary.name}_{self._process.pid}.ports"

@@ -33,6 +33,7 @@ log = structlog.get_logger("understudy.node")
 NAMESAKE_WATCH_S = 3.0
 """For so long after its start a node looks for another of its name. Later, the other one is the newcomer."""
 
+RSS_EVERY_S = 1.0
 ALONE_S = 5.0
 """After so long without a controller a node says what may be wrong, once."""
 
@@ -103,6 +104,8 @@ class Node:
         self._started_s = time.monotonic()
         self._namesake: NodeNameTakenError | None = None
         self._alone = True
+        self._host = socket.gethostname()
+        self._rss = (0.0, 0)
 
     async def run(self) -> None:
         """Serve until cancelled.
@@ -146,7 +149,7 @@ class Node:
             node=self._settings.name,
             incarnation=self._incarnation,
             pid=os.getpid(),
-            host=socket.gethostname(),
+            host=self._host,
             pipeline=self._pipeline,
             assigned_epoch=self._assigned_epoch,
             ready_epoch=self._plane.newest_epoch,
@@ -164,9 +167,16 @@ class Node:
             frames=self._counters.frames,
             dropped=self._counters.dropped,
             busy_s=self._counters.busy_s,
-            rss_bytes=_rss_bytes(),
+            rss_bytes=self._rss_bytes(),
             interval_s=self._settings.heartbeat_s,
         )
+
+    def _rss_bytes(self) -> int:
+        """Memory of the process, read about once a second."""
+        now = time.monotonic()
+        if now - self._rss[0] > RSS_EVERY_S:
+            self._rss = (now, _rss_bytes())
+        return self._rss[1]
 
     async def _on_assign(self, message: Message) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,13 +115,20 @@ def normalise(pixels: NDArray[np.uint8], spec: ImageInput) -> NDArray[np.float32
 
     Computed as pixel * factor + offset, in one pass over the array.
     """
-    mean = np.array(spec.mean or (0.0,), dtype=np.float64)
-    std = np.array(spec.std or (1.0,), dtype=np.float64)
-    factor, offset = (spec.scale / std).astype(np.float32), (-mean / std).astype(np.float32)
-    values = pixels.astype(np.float32) * factor + offset
+    factor, offset = _factors(spec)
+    values = pixels.astype(np.float32)
+    values *= factor
+    values += offset
     if spec.layout == "NCHW":
         values = values.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(values, dtype=np.float32)
+
+
+@cache
+def _factors(spec: ImageInput) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    mean = np.array(spec.mean or (0.0,), dtype=np.float64)
+    std = np.array(spec.std or (1.0,), dtype=np.float64)
+    return (spec.scale / std).astype(np.float32), (-mean / std).astype(np.float32)
 
 
 def pixels_from_array(array: NDArray[np.uint8], spec: ImageInput) -> NDArray[np.float32]:

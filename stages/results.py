@@ -16,6 +16,9 @@ from broker.wire import Tensor
 from stages.errors import FrameError
 from stages.spec import PipelineSpec
 
+# One encoder for all results: json.dumps makes a new one for every call with options.
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
@@ -88,7 +91,7 @@ def result_json(
         "path": [{"node": node, "cut": cut, "at": at, "ms": ms} for node, cut, at, ms in tag.hops],
         "error": None if error is None else {"code": error[0], "reason": error[1]},
     }
-    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    return _JSON.encode(document).encode()
 
 
 def dead_letter_json(frame_id: str, payload: bytes | bytearray | memoryview, code: str, reason: str) -> bytes:
@@ -100,7 +103,7 @@ def dead_letter_json(frame_id: str, payload: bytes | bytearray | memoryview, cod
         "size_bytes": len(payload),
         "first_bytes": base64.b64encode(bytes(payload[:256])).decode(),
     }
-    return json.dumps(document, separators=(",", ":")).encode()
+    return _JSON.encode(document).encode()
 
 
 def _largest(scores: NDArray[np.float64], k: int) -> NDArray[np.intp]:

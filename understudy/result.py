@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +45,6 @@ class FrameFailure:
 
     code: str
     reason: str
-
-
-Part = TypeVar("Part", Score, PathHop, FrameFailure)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,23 +91,29 @@ def parse_result(data: Buffer) -> Result:
             id=document["id"],
             class_index=document.get("class_index"),
             label=document.get("label"),
-            scores=tuple(_known(Score, score) for score in document.get("scores", ())),
+            scores=tuple(_score(score) for score in document.get("scores", ())),
             outputs={name: _array(tensor) for name, tensor in document.get("outputs", {}).items()},
             technique=document["technique"],
             exit=document["exit"],
             expected_accuracy=document["expected_accuracy"],
             epoch=document["epoch"],
             latency_ms=document["latency_ms"],
-            path=tuple(_known(PathHop, hop) for hop in document["path"]),
-            error=None if error is None else _known(FrameFailure, error),
+            path=tuple(_hop(hop) for hop in document["path"]),
+            error=None if error is None else FrameFailure(code=error["code"], reason=error["reason"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ResultError(f"not a result: {bytes(data[:80])!r} ({type(error).__name__}: {error})") from error
 
 
-def _known(kind: type[Part], values: Mapping[str, Any]) -> Part:
-    """A part of a result without the fields that a newer head may have added."""
-    return kind(**{field.name: values[field.name] for field in fields(kind)})
+# Field by field: a newer head may have added some, which are ignored.
+
+
+def _score(values: Mapping[str, Any]) -> Score:
+    return Score(class_index=values["class_index"], label=values["label"], score=values["score"])
+
+
+def _hop(values: Mapping[str, Any]) -> PathHop:
+    return PathHop(node=values["node"], cut=values["cut"], at=values["at"], ms=values["ms"])
 
 
 def to_document(result: Result) -> dict[str, Any]:
