@@ -26,6 +26,9 @@ MAX_ID_CHARACTERS = 256
 MAX_FRAMES = 1024
 MAX_HOPS = 256
 
+HEADER_RESERVE_BYTES = 64 << 10
+"""Part of the broker's payload limit that is kept for a message's header."""
+
 Hop = tuple[str, int, float, float]
 """(node, cut, at in seconds since 1970, milliseconds)"""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 class ChainError(ValueError):
@@ -20,6 +21,7 @@ class Chain:
         block_memory_bytes: B numbers: weights; additive over the blocks of a stage.
         block_peak_bytes: B numbers: largest working set; a stage needs the sum of memory plus the maximum of peak.
         block_flops: B numbers: floating-point operations for one frame.
+        block_seconds: B measured seconds per node name; on other nodes FLOPs and speed tell the time.
     """
 
     name: str
@@ -27,19 +29,24 @@ class Chain:
     block_memory_bytes: tuple[int, ...]
     block_peak_bytes: tuple[int, ...]
     block_flops: tuple[int, ...]
+    block_seconds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         blocks = len(self.block_memory_bytes)
         if blocks == 0:
             raise ChainError(f"chain '{self.name}' has no block")
-        for field, wanted in (("cut_bytes", blocks + 1), ("block_peak_bytes", blocks), ("block_flops", blocks)):
-            got = len(getattr(self, field))
-            if got != wanted:
-                raise ChainError(f"chain '{self.name}': {field} has {got} entries, {wanted} are needed")
-        for field in ("cut_bytes", "block_memory_bytes", "block_peak_bytes", "block_flops"):
-            for index, value in enumerate(getattr(self, field)):
-                if not math.isfinite(value) or value < 0:
-                    raise ChainError(f"chain '{self.name}': {field}[{index}] is {value}: it must be finite and >= 0")
+        self._check("cut_bytes", self.cut_bytes, blocks + 1)
+        for name in ("block_memory_bytes", "block_peak_bytes", "block_flops"):
+            self._check(name, getattr(self, name), blocks)
+        for node, seconds in self.block_seconds.items():
+            self._check(f"block_seconds[{node!r}]", seconds, blocks)
+
+    def _check(self, name: str, values: Sequence[float], wanted: int) -> None:
+        if len(values) != wanted:
+            raise ChainError(f"chain '{self.name}': {name} has {len(values)} entries, {wanted} are needed")
+        for index, value in enumerate(values):
+            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
+                raise ChainError(f"chain '{self.name}': {name}[{index}] is {value!r}: a finite number >= 0 is needed")
 
     @property
     def blocks(self) -> int:
@@ -50,5 +57,11 @@ class Chain:
         """What a stage of blocks [first_block, end_block) needs: the sum of memory plus the maximum of peak."""
         return sum(self.block_memory_bytes[first_block:end_block]) + max(self.block_peak_bytes[first_block:end_block])
 
-    def stage_flops(self, first_block: int, end_block: int) -> int:
-        return sum(self.block_flops[first_block:end_block])
+    def seconds_on(self, node: str, flops_per_s: float | None) -> tuple[float, ...]:
+        """B seconds: what each block takes on a node: as measured, else by its speed; 0 where neither is known."""
+        measured = self.block_seconds.get(node)
+        if measured is not None:
+            return measured
+        if flops_per_s is None:
+            return (0.0,) * self.blocks
+        return tuple(flops / flops_per_s for flops in self.block_flops)

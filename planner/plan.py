@@ -1,8 +1,11 @@
-"""What the planner answers: which node runs which blocks."""
+"""What the planner answers: which node runs which blocks, how fast that is, and how fast it can be at best."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Objective = Literal["bottleneck", "latency"]
 
 
 class NoPlanError(Exception):
@@ -19,19 +22,61 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of a frame's way: a stage's computing, or a transfer.
+
+    Attributes:
+        kind: `compute` on `node`, or `transfer` from `node` to `to`; `source` and `sink` stand for the outside.
+        cut: the cut that crosses, or the stage's first block.
+        size_bytes: what crosses; 0 for computing.
+        seconds: how long it takes for one frame.
+    """
+
+    kind: Literal["compute", "transfer"]
+    node: str
+    to: str
+    cut: int
+    size_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Stages in order: the first starts at block 0, each starts where the one before ends, the last ends at B.
 
     Attributes:
         stages: at least one; no node twice.
-        largest_stage_flops: floating-point operations of the largest stage, for one frame.
-        total_flops: of the whole chain. `largest_stage_flops / total_flops` bounds the speed-up from pipelining.
+        steps: every computing and transfer of a frame, in order.
+        objective: what was minimised first.
+        bottleneck_s: the longest step: the pipeline's rate is 1 / bottleneck_s frames per second.
+        latency_s: the sum of the steps.
+        lower_bound_s: no plan has a smaller value of the objective.
+        gap: (value - lower_bound_s) / value; 0 where the plan is proven to be optimal.
+        solve_s: how long the planner took.
     """
 
     stages: tuple[Stage, ...]
-    largest_stage_flops: int
-    total_flops: int
+    steps: tuple[Step, ...] = ()
+    objective: Objective = "bottleneck"
+    bottleneck_s: float = 0.0
+    latency_s: float = 0.0
+    lower_bound_s: float = 0.0
+    solve_s: float = 0.0
 
     @property
     def nodes(self) -> tuple[str, ...]:
         return tuple(stage.node for stage in self.stages)
+
+    @property
+    def value_s(self) -> float:
+        """The objective's value."""
+        return self.bottleneck_s if self.objective == "bottleneck" else self.latency_s
+
+    @property
+    def gap(self) -> float:
+        return 0.0 if self.value_s <= self.lower_bound_s else (self.value_s - self.lower_bound_s) / self.value_s
+
+    @property
+    def proven(self) -> bool:
+        """Whether no plan is better (to within rounding)."""
+        return self.gap <= 1e-9

@@ -12,13 +12,13 @@ from typing import Any, Protocol, assert_never
 import structlog
 
 from broker import control, subjects
+from broker.activation import HEADER_RESERVE_BYTES
 from broker.control import Activate, Assignment, Beat, BlobRef, Bye, FlowSettings, Route, RouteHop, StageAssignment
 from broker.errors import BrokerError, UnderstudyError, WireError
 from broker.port import Broker, Message
 from planner.chain import Chain
 from planner.cluster import NodeSpec
 from planner.plan import NoPlanError, Plan, Stage
-from planner.split import split
 from recovery.decide import Announce, MakePlan, Policy, Tell, decide, unheard
 from recovery.rates import RateMeter
 from recovery.state import (
@@ -41,7 +41,8 @@ log = structlog.get_logger("understudy.controller")
 TICK_S = 0.25
 """How often time alone (a silence) may lead to a decision."""
 
-Planner = Callable[[Sequence[NodeSpec]], Plan]
+Planner = Callable[[Sequence[NodeSpec], int], Plan]
+"""Makes a plan for the nodes that are there, in a thread; told how many plans were before it. Raises NoPlanError."""
 
 
 class ModelSource(Protocol):
@@ -66,7 +67,7 @@ class RecoveryService:
         source: ModelSource,
         policy: Policy,
         flow: FlowSettings,
-        stages: int | None = None,
+        planner: Planner,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pipeline = subjects.check_name("pipeline", pipeline)
@@ -75,7 +76,7 @@ class RecoveryService:
         self._source = source
         self._policy = policy
         self._flow = flow
-        self._stages = stages
+        self._planner = planner
         self._clock = clock
         self._id = secrets.token_hex(8)
         self._wake = asyncio.Event()
@@ -161,27 +162,19 @@ class RecoveryService:
             log.warning("controller-waits-for-broker", reason=str(error))
 
     async def _plan(self, nodes: tuple[NodeSpec, ...]) -> None:
-        limit = int(self._data.max_payload_bytes * 0.95)
         # Solving takes CPU time: not on the event loop, which has heartbeats to hear.
         try:
-            plan = await asyncio.to_thread(
-                split, self._source.chain, nodes, stages=self._wanted_stages(len(nodes)), max_cut_bytes=limit
-            )
+            plan = await asyncio.to_thread(self._planner, nodes, self.state.epoch)
         except NoPlanError as error:
             log.error("no-plan", reason=str(error), nodes=[node.name for node in nodes])
             self._apply(NoPlan(nodes=frozenset(node.name for node in nodes), reason=str(error)))
             return
         # A head apart from the first stage sends cut 0, and takes cut B of a single stage, over the broker.
-        ends_fit = max(self._source.chain.cut_bytes[0], self._source.chain.cut_bytes[-1]) <= limit
+        ends = (self._source.chain.cut_bytes[0], self._source.chain.cut_bytes[-1])
+        ends_fit = max(ends) <= self._data.max_payload_bytes - HEADER_RESERVE_BYTES
         head = choose_head(self.state, plan, self._clock()) if ends_fit else plan.stages[0].node
         self._apply(Planned(plan=plan, head=head))
         log.info("planned", epoch=self.state.epoch, stages=[_readable(stage) for stage in plan.stages])
-
-    def _wanted_stages(self, nodes: int) -> int | None:
-        """So many stages as the user asked for; fewer only where nodes are lost: answering comes before that wish."""
-        if self._stages is None or self.state.epoch == 0:
-            return self._stages
-        return min(self._stages, nodes)
 
     async def _tell(self, names: tuple[str, ...]) -> None:
         plan, head, epoch = self.state.plan, self.state.head, self.state.epoch

@@ -10,7 +10,7 @@ import structlog
 
 from broker import activation as wire_activation
 from broker import subjects
-from broker.activation import Activation, Failure
+from broker.activation import HEADER_RESERVE_BYTES, Activation, Failure
 from broker.control import StageRef
 from broker.errors import BrokerError, WireError
 from broker.port import Broker, Message, Subscription
@@ -21,9 +21,6 @@ from stages.ledger import Ledger
 from stages.worker import WorkerCounters
 
 log = structlog.get_logger("understudy.node")
-
-HEADER_RESERVE_BYTES = 64 << 10
-"""Part of the broker's payload limit that is kept for a message's header."""
 
 
 class DataPlane:

@@ -58,6 +58,7 @@ class UpConfig(_Strict):
     model: Path | None = None
     nodes: tuple[NodeConfig, ...] = tuple(NodeConfig(name=f"node{i}") for i in range(1, 5))
     stages: int | None = Field(default=None, ge=1)
+    cluster: Path | None = None
     broker: str | None = None
     control_broker: str | None = None
     port: int = Field(default=0, ge=0, le=65535)
@@ -119,7 +120,7 @@ def load_config(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must be a mapping of settings such as 'nodes: 4'")
-    for key in ("bundle", "model"):
+    for key in ("bundle", "model", "cluster"):
         if isinstance(raw.get(key), str):
             raw[key] = path.parent / raw[key]
     return raw

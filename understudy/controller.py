@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from broker.activation import HEADER_RESERVE_BYTES
 from broker.connect import connect
 from broker.control import FlowSettings
 from broker.errors import UnderstudyError
 from broker.port import Broker
+from planner.cluster import Cluster
 from recovery.decide import Policy
 from recovery.service import RecoveryService
 from stages.blobs import BlobExchange, BlobStore
@@ -20,6 +22,7 @@ from stages.errors import ModelError
 from stages.graph import ModelGraph
 from stages.source import SubmodelSource
 from understudy.discovery import statuses
+from understudy.planning import PipelinePlanner
 
 LISTEN_S = 0.3
 """How long a starting controller waits for another one's answer."""
@@ -31,12 +34,18 @@ class PipelineTakenError(UnderstudyError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerSettings:
-    """What a controller serves, and where. `control_broker`: None if the broker has no control account."""
+    """What a controller serves, and where.
+
+    Attributes:
+        control_broker: None if the broker has no control account.
+        cluster: speeds and links of the nodes, by name; None: all nodes are equal and links are not counted.
+    """
 
     pipeline: str
     broker: str
     control_broker: str | None = None
     stages: int | None = None
+    cluster: Cluster | None = None
     expected_nodes: int = 1
     cache: Path | None = None
     flow: FlowSettings = field(default_factory=FlowSettings)
@@ -79,7 +88,12 @@ async def run_controller(settings: ControllerSettings, bundle: Bundle, graph: Mo
             source=source,
             policy=Policy(expected_nodes=settings.expected_nodes),
             flow=settings.flow,
-            stages=settings.stages,
+            planner=PipelinePlanner(
+                source.chain,
+                stages=settings.stages,
+                max_payload_bytes=data.max_payload_bytes - HEADER_RESERVE_BYTES,
+                cluster=settings.cluster,
+            ),
         )
         await service.run()
 

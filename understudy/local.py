@@ -153,7 +153,13 @@ class LocalCluster:
         arguments += ["--cache", str(self._folder / "cache" / "controller")]
         arguments += ["--window", str(config.window), "--max-batch", str(config.max_batch)]
         arguments += ["--top-k", str(config.top_k), "--resend-after", f"{config.resend_after * 1e3:g}ms"]
-        for option, value in (("--bundle", config.bundle), ("--model", config.model), ("--stages", config.stages)):
+        optional = {
+            "--bundle": config.bundle,
+            "--model": config.model,
+            "--stages": config.stages,
+            "--cluster": config.cluster,
+        }
+        for option, value in optional.items():
             if value is not None:
                 arguments += [option, str(value)]
         return arguments

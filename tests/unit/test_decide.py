@@ -95,7 +95,7 @@ class Cluster:
 
 def plan(names: Iterable[str]) -> Plan:
     stages = tuple(Stage(first_block=index, end_block=index + 1, node=name) for index, name in enumerate(names))
-    return Plan(stages=stages, largest_stage_flops=1, total_flops=len(stages))
+    return Plan(stages=stages)
 
 
 @pytest.fixture

@@ -183,7 +183,7 @@ def test_the_protocol_names_every_field_of_the_status_document() -> None:
     state = ClusterState(pipeline="p")
     for event in (
         Heard(beat=beat, now_s=0.0),
-        Planned(plan=Plan(stages=(stage,), largest_stage_flops=1, total_flops=1), head="a"),
+        Planned(plan=Plan(stages=(stage,)), head="a"),
         Activated(epoch=2),
     ):
         state = apply(state, event)

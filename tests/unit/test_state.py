@@ -15,7 +15,7 @@ from recovery.state import Activated, ClusterState, Event, Heard, Left, NoPlan, 
 from tests.unit.builders import beat
 
 EMPTY = ClusterState(pipeline="digits")
-PLAN = Plan(stages=(Stage(first_block=0, end_block=2, node="a"),), largest_stage_flops=1, total_flops=1)
+PLAN = Plan(stages=(Stage(first_block=0, end_block=2, node="a"),))
 PLANNED = Planned(plan=PLAN, head="a")
 
 

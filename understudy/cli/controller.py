@@ -18,6 +18,9 @@ def controller(
     bundle: Annotated[Path | None, typer.Option(help="The bundle to serve. Default: the digits bundle.")] = None,
     model: Annotated[Path | None, typer.Option(help="A bare ONNX model to serve in place of a bundle.")] = None,
     stages: Annotated[int | None, typer.Option(min=1, help="So many stages. Default: the planner chooses.")] = None,
+    cluster: Annotated[
+        Path | None, typer.Option(help="Speeds and links of the nodes (docs/planner.md). Default: all are equal.")
+    ] = None,
     expect: Annotated[int, typer.Option(min=1, help="Wait for so many nodes before the first plan.")] = 1,
     window: Annotated[int, typer.Option(min=0, help="Frames in flight; 0: chosen from the model's sizes.")] = 0,
     max_batch: Annotated[int, typer.Option(min=1, help="Frames in one message and one inference, at most.")] = 64,
@@ -34,6 +37,7 @@ def controller(
     from understudy.bundles import open_bundle
     from understudy.controller import ControllerSettings, load_model, run_controller
     from understudy.logs import set_up_logs
+    from understudy.planfiles import load_cluster
     from understudy.settings import read_settings
 
     settings = read_settings()
@@ -51,6 +55,7 @@ def controller(
             broker=url,
             control_broker=control_broker or settings.control_broker,
             stages=stages,
+            cluster=None if cluster is None else load_cluster(cluster),
             expected_nodes=expect,
             cache=cache or settings.cache_dir / "controllers" / name,
             flow=flow,

@@ -13,6 +13,7 @@ from understudy.cli.controller import controller
 from understudy.cli.demo import demo
 from understudy.cli.inspect import inspect
 from understudy.cli.node import node
+from understudy.cli.plan import plan
 from understudy.cli.prepare import prepare
 from understudy.cli.publish import publish
 from understudy.cli.status import status
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, up, publish, watch, status, inspect, prepare, node, controller):
+for command in (demo, up, publish, watch, status, inspect, plan, prepare, node, controller):
     app.command()(command)
 
 

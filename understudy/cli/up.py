@@ -18,6 +18,9 @@ def up(
     model: Annotated[Path | None, typer.Option(help="A bare ONNX model to serve in place of a bundle.")] = None,
     nodes: Annotated[int | None, typer.Option(min=1, help="So many nodes, named node1, node2, ... Default: 4.")] = None,
     stages: Annotated[int | None, typer.Option(min=1, help="So many stages. Default: the planner chooses.")] = None,
+    cluster: Annotated[
+        Path | None, typer.Option(help="Speeds and links of the nodes (docs/planner.md). Default: all are equal.")
+    ] = None,
     pipeline: Annotated[str | None, typer.Option(help="The pipeline's name. Default: the bundle's.")] = None,
     broker: Annotated[
         str | None, typer.Option("--broker", help="Use this broker. Default: an embedded nats-server.")
@@ -49,6 +52,7 @@ def up(
         "model": model,
         "nodes": nodes,
         "stages": stages,
+        "cluster": cluster,
         "pipeline": pipeline,
         "broker": broker,
         "control_broker": control_broker,

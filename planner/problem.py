@@ -1,0 +1,159 @@
+"""Chain and cluster as arrays, in seconds.
+
+Symbols: D[v, i, j] time of stage [i, j) on node v, infinite where it does not fit; X[j, u, v] time of the transfer of
+cut j from node u to v; in[v] and out[v] times from the source and to the sink. A plan is a simple path of nodes
+v_1 ... v_K with cuts 0 = j_0 < j_1 < ... < j_K = B; its bottleneck is the largest, its latency the sum of
+
+    in[v_1], D[v_k, j_{k-1}, j_k] for k = 1..K, X[j_k, v_k, v_{k+1}] for k = 1..K-1, out[v_K].
+
+(SEIFER, arXiv 2304.11941, section III, has the transfers between nodes alone, and one memory for all.)
+
+Nodes that nothing tells apart are merged into one class of capacity > 1: a path may visit a class so often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.chain import Chain
+from planner.cluster import Cluster
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Arrays over the classes of nodes; see the module's docstring.
+
+    Attributes:
+        stage_s: D, float64 (n, B + 1, B + 1).
+        transfer_s: X, float64 (B + 1, n, n); finite on the diagonal only for classes of capacity > 1.
+        source_s, sink_s: in and out, float64 (n,).
+        members: the indices of each class's nodes in the cluster.
+    """
+
+    stage_s: Array
+    transfer_s: Array
+    source_s: Array
+    sink_s: Array
+    members: tuple[tuple[int, ...], ...]
+
+    @property
+    def classes(self) -> int:
+        return len(self.members)
+
+    @property
+    def blocks(self) -> int:
+        return int(self.stage_s.shape[1]) - 1
+
+
+def make_problem(chain: Chain, cluster: Cluster) -> Problem:
+    """The arrays of a chain on a cluster, with equal nodes merged."""
+    stage = _stage_seconds(chain, cluster)
+    per_byte = _seconds_per_byte(cluster)
+    sizes = np.asarray(chain.cut_bytes, dtype=np.float64)
+    messages = _messages(chain, cluster)
+    with np.errstate(invalid="ignore"):  # 0 bytes over no link: infinite all the same
+        transfer = sizes[:, None, None] * per_byte + (messages * cluster.message_overhead_s)[:, None, None]
+    transfer[:, np.isinf(per_byte)] = np.inf
+    transfer[np.isinf(messages)] = np.inf
+    source = _edge(cluster.source_bytes_per_s, sizes[0], cluster)
+    sink = _edge(cluster.sink_bytes_per_s, sizes[-1], cluster)
+    members = _merge(chain, cluster, per_byte, source, sink)
+    first = [group[0] for group in members]
+    merged = transfer[:, first][:, :, first]
+    for index, group in enumerate(members):
+        merged[:, index, index] = transfer[:, group[0], group[1]] if len(group) > 1 else np.inf
+    return Problem(
+        stage_s=stage[first],
+        transfer_s=merged,
+        source_s=source[first],
+        sink_s=sink[first],
+        members=tuple(tuple(group) for group in members),
+    )
+
+
+def _stage_seconds(chain: Chain, cluster: Cluster) -> Array:
+    """D over all nodes."""
+    blocks = chain.blocks
+    memory = np.concatenate([[0], np.cumsum(np.asarray(chain.block_memory_bytes, dtype=np.float64))])
+    need = np.full((blocks + 1, blocks + 1), np.inf)
+    for first in range(blocks):
+        peak = np.maximum.accumulate(np.asarray(chain.block_peak_bytes[first:], dtype=np.float64))
+        need[first, first + 1 :] = memory[first + 1 :] - memory[first] + peak
+    result = np.empty((len(cluster.nodes), blocks + 1, blocks + 1))
+    for index, node in enumerate(cluster.nodes):
+        seconds = chain.seconds_on(node.name, node.flops_per_s)
+        done = np.concatenate([[0.0], np.cumsum(seconds)])
+        limit = np.inf if node.memory_bytes is None else node.memory_bytes
+        fits = (need <= limit) & np.isfinite(need)
+        # Never negative: rounding of a difference of sums must not make a stage faster than nothing.
+        result[index] = np.where(fits, np.maximum(done[None, :] - done[:, None], 0.0), np.inf)
+    return result
+
+
+def _seconds_per_byte(cluster: Cluster) -> Array:
+    """t, with an infinite diagonal."""
+    count = len(cluster.nodes)
+    with np.errstate(divide="ignore"):
+        if cluster.topology == "star":
+            up, down = (np.asarray(row, dtype=np.float64) for row in (cluster.up_bytes_per_s, cluster.down_bytes_per_s))
+            per_byte = 1 / up[:, None] + 1 / down[None, :]
+        elif cluster.bandwidth_bytes_per_s is None:
+            per_byte = np.zeros((count, count))
+        else:
+            per_byte = 1 / np.asarray(cluster.bandwidth_bytes_per_s, dtype=np.float64)
+    np.fill_diagonal(per_byte, np.inf)
+    return per_byte
+
+
+def _messages(chain: Chain, cluster: Cluster) -> Array:
+    """How many messages carry the activation of each cut; infinite: it cannot be sent."""
+    sizes = np.asarray(chain.cut_bytes, dtype=np.float64)
+    if cluster.max_payload_bytes is None:
+        return np.ones(len(sizes))
+    chunks = np.maximum(np.ceil(sizes / cluster.max_payload_bytes), 1)
+    return chunks if cluster.chunked else np.where(chunks > 1, np.inf, 1.0)
+
+
+def _edge(row: Sequence[float] | None, size_bytes: float, cluster: Cluster) -> Array:
+    if row is None:
+        return np.zeros(len(cluster.nodes))
+    messages = 1.0 if cluster.max_payload_bytes is None else max(1.0, np.ceil(size_bytes / cluster.max_payload_bytes))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        seconds = size_bytes / np.asarray(row, dtype=np.float64)
+    seconds[np.isnan(seconds)] = np.inf
+    return seconds + messages * cluster.message_overhead_s
+
+
+def _merge(chain: Chain, cluster: Cluster, per_byte: Array, source: Array, sink: Array) -> list[list[int]]:
+    """Classes of equal nodes, each in the cluster's order."""
+    groups: list[list[int]] = []
+    by_key: dict[Any, list[list[int]]] = {}
+    for index, node in enumerate(cluster.nodes):
+        key = (node.memory_bytes, chain.seconds_on(node.name, node.flops_per_s), source[index], sink[index])
+        for group in by_key.setdefault(key, []):
+            if all(_same_links(per_byte, index, other) for other in group):
+                group.append(index)
+                break
+        else:
+            group = [index]
+            by_key[key].append(group)
+            groups.append(group)
+    return groups
+
+
+def _same_links(per_byte: Array, one: int, other: int) -> bool:
+    """Whether exchanging two nodes changes no link."""
+    rest = np.ones(len(per_byte), dtype=bool)
+    rest[[one, other]] = False
+    return bool(
+        per_byte[one, other] == per_byte[other, one]
+        and (per_byte[one, rest] == per_byte[other, rest]).all()
+        and (per_byte[rest, one] == per_byte[rest, other]).all()
+    )

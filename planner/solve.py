@@ -1,0 +1,84 @@
+"""`solve`: the planner's front door."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from planner.chain import Chain
+from planner.cluster import Cluster
+from planner.explain import explain
+from planner.plan import NoPlanError, Objective, Plan, Stage, Step
+from planner.problem import Problem, make_problem
+from planner.search import Search, steps_of
+from planner.walk import Visit
+
+
+def solve(
+    chain: Chain,
+    cluster: Cluster,
+    *,
+    objective: Objective = "bottleneck",
+    stages: int | None = None,
+    time_limit_s: float = 10.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Plan:
+    """The best split and placement, and a proof of how good it is.
+
+    Args:
+        objective: what is minimised first. `bottleneck`: then latency, then the number of nodes. `latency`: then the
+            number of nodes.
+        stages: exactly so many; None leaves the number to the planner. One node is a legal plan.
+        time_limit_s: after this the best plan found and the bound proven so far are returned. One pass may overrun it.
+
+    Returns:
+        The same plan for the same arguments, unless the time ran out.
+
+    Raises:
+        NoPlanError: nothing fits; says what stands in the way.
+    """
+    started = clock()
+    problem = make_problem(chain, cluster)
+    limit = min(chain.blocks, len(cluster.nodes))
+    if stages is not None and not 1 <= stages <= limit:
+        raise NoPlanError(explain(chain, cluster, stages))
+    search = Search(problem, stages=stages, deadline_s=started + time_limit_s, clock=clock)
+    found = search.least_bottleneck() if objective == "bottleneck" else search.least_latency()
+    if found is None:
+        raise NoPlanError(explain(chain, cluster, stages))
+    seconds = steps_of(problem, found.visits)
+    nodes = _names(problem, cluster, found.visits)
+    return Plan(
+        stages=tuple(
+            Stage(first_block=visit.start, end_block=visit.end, node=node)
+            for visit, node in zip(found.visits, nodes, strict=True)
+        ),
+        steps=_steps(chain, found.visits, nodes, seconds),
+        objective=objective,
+        bottleneck_s=max(seconds),
+        latency_s=float(np.sum(seconds)),
+        lower_bound_s=found.lower_bound_s,
+        solve_s=clock() - started,
+    )
+
+
+def _names(problem: Problem, cluster: Cluster, visits: Sequence[Visit]) -> list[str]:
+    """A node for each visit: the members of a class in the cluster's order."""
+    members = [iter(group) for group in problem.members]
+    return [cluster.names[next(members[visit.node])] for visit in visits]
+
+
+def _steps(chain: Chain, visits: Sequence[Visit], nodes: Sequence[str], seconds: Sequence[float]) -> tuple[Step, ...]:
+    times = iter(seconds)
+    steps = [_transfer(chain, 0, "source", nodes[0], next(times))]
+    for index, (visit, node) in enumerate(zip(visits, nodes, strict=True)):
+        steps.append(Step(kind="compute", node=node, to=node, cut=visit.start, size_bytes=0, seconds=next(times)))
+        to = nodes[index + 1] if index + 1 < len(nodes) else "sink"
+        steps.append(_transfer(chain, visit.end, node, to, next(times)))
+    return tuple(steps)
+
+
+def _transfer(chain: Chain, cut: int, node: str, to: str, seconds: float) -> Step:
+    return Step(kind="transfer", node=node, to=to, cut=cut, size_bytes=chain.cut_bytes[cut], seconds=seconds)

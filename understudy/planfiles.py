@@ -1,0 +1,120 @@
+"""Files that describe a chain (`chain.json`) and a cluster (`cluster.json`, `cluster.yaml`) for the planner.
+
+docs/planner.md describes them. Sizes may carry units (`512 MB`); bandwidths are bytes per second.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from planner.chain import Chain, ChainError
+from planner.cluster import Cluster, ClusterError, NodeSpec
+from understudy.quantities import ConfigError, parse_size
+
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+Size = Annotated[int, BeforeValidator(parse_size)]
+
+
+def _no_link(value: Any) -> Any:
+    return 0.0 if value is None else value
+
+
+Link = Annotated[Number, BeforeValidator(_no_link)]
+"""Bytes per second; null or 0: there is no link."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChainFile(_Strict):
+    """See `planner.chain.Chain`."""
+
+    name: str
+    cut_bytes: tuple[Count, ...]
+    block_memory_bytes: tuple[Count, ...]
+    block_peak_bytes: tuple[Count, ...]
+    block_flops: tuple[Count, ...]
+    block_seconds: dict[str, tuple[Number, ...]] = Field(default_factory=dict)
+
+
+class NodeEntry(_Strict):
+    """See `planner.cluster.NodeSpec`."""
+
+    name: str
+    memory_bytes: Size | None = None
+    flops_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class ClusterFile(_Strict):
+    """See `planner.cluster.Cluster`."""
+
+    topology: Literal["mesh", "star"] = "mesh"
+    nodes: tuple[NodeEntry, ...]
+    bandwidth_bytes_per_s: tuple[tuple[Link, ...], ...] | None = None
+    up_bytes_per_s: tuple[Link, ...] | None = None
+    down_bytes_per_s: tuple[Link, ...] | None = None
+    source_bytes_per_s: tuple[Link, ...] | None = None
+    sink_bytes_per_s: tuple[Link, ...] | None = None
+    message_overhead_s: Number = 0.0
+    max_payload_bytes: Size | None = None
+
+
+Model = TypeVar("Model", ChainFile, ClusterFile)
+
+
+def load_chain(path: Path) -> Chain:
+    """Read a chain.
+
+    Raises:
+        ConfigError: missing, malformed, or lists that do not fit together.
+    """
+    entry = _read(path, ChainFile)
+    try:
+        return Chain(**entry.model_dump())
+    except ChainError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def load_cluster(path: Path) -> Cluster:
+    """Read a cluster.
+
+    Raises:
+        ConfigError: missing, malformed, or lists that do not fit together.
+    """
+    entry = _read(path, ClusterFile)
+    nodes = tuple(NodeSpec(**node.model_dump()) for node in entry.nodes)
+    try:
+        return Cluster(**{**entry.model_dump(exclude={"nodes"}), "nodes": nodes})
+    except ClusterError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _read(path: Path, kind: type[Model]) -> Model:
+    try:
+        raw = yaml.safe_load(path.read_text())  # JSON is YAML
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a text file") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: neither JSON nor YAML: {getattr(error, 'problem', error)}") from error
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem, path, kind) for problem in error.errors()[:5])) from error
+
+
+def _explain(problem: Any, path: Path, kind: type[BaseModel]) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = NodeEntry if "nodes" in problem["loc"] else kind
+        return f"{path}: '{where}' is not known; there are: {', '.join(known.model_fields)}"
+    return f"{path}: {where}: {problem['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,77 @@
+"""How a controller plans: for the nodes that are there, with what is known of their links."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+
+from planner.chain import Chain
+from planner.cluster import Cluster, NodeSpec
+from planner.plan import NoPlanError, Plan
+from planner.solve import solve
+
+log = structlog.get_logger("understudy.planning")
+
+TIME_LIMIT_S = 3.0
+EQUAL_SPEED_FLOPS_PER_S = 1e9
+"""Where no cluster is described, all nodes are equally fast and links are not counted: the least largest stage wins,
+whatever this number is."""
+
+
+class PipelinePlanner:
+    """Called by the recovery service with the nodes that are there. `cluster` describes speeds and links by node name;
+    nodes that it does not name are left out."""
+
+    def __init__(
+        self, chain: Chain, *, stages: int | None, max_payload_bytes: int, cluster: Cluster | None = None
+    ) -> None:
+        self._chain = chain
+        self._stages = stages
+        self._max_payload_bytes = max_payload_bytes
+        self._cluster = cluster
+
+    def __call__(self, nodes: Sequence[NodeSpec], plans_before: int) -> Plan:
+        """The plan for these nodes.
+
+        So many stages as the user asked for; fewer only where nodes are lost (after the first plan): answering comes
+        before that wish.
+
+        Raises:
+            NoPlanError: nothing fits.
+        """
+        cluster = self._described(nodes)
+        stages = self._stages
+        if stages is not None and plans_before > 0:
+            stages = min(stages, len(cluster.nodes))
+        if self._chain.cut_bytes[-1] > self._max_payload_bytes:
+            # The output goes from the last stage's node to the head, on the first's: it can only stay there.
+            if stages not in (None, 1):
+                raise NoPlanError(
+                    f"the output of '{self._chain.name}' has {self._chain.cut_bytes[-1]} bytes, the broker takes "
+                    f"{self._max_payload_bytes}: raise max_payload, or use one stage"
+                )
+            stages = 1
+        return solve(self._chain, cluster, stages=stages, time_limit_s=TIME_LIMIT_S)
+
+    def _described(self, nodes: Sequence[NodeSpec]) -> Cluster:
+        there = {node.name: node for node in nodes}
+        if self._cluster is None:
+            equal = tuple(replace(node, flops_per_s=EQUAL_SPEED_FLOPS_PER_S) for node in nodes)
+            return Cluster(nodes=equal, max_payload_bytes=self._max_payload_bytes, chunked=False)
+        unknown = sorted(set(there) - set(self._cluster.names))
+        if unknown:
+            log.warning("nodes-not-in-cluster", nodes=unknown, hint="add them to the cluster file")
+        kept = [name for name in self._cluster.names if name in there]
+        if not kept:
+            raise NoPlanError(f"none of the nodes that are there ({', '.join(sorted(there))}) is in the cluster file")
+        part = self._cluster.subset(kept)
+        tightened = tuple(_tighter(node, there[node.name]) for node in part.nodes)
+        return replace(part, nodes=tightened, max_payload_bytes=self._max_payload_bytes, chunked=False)
+
+
+def _tighter(described: NodeSpec, reported: NodeSpec) -> NodeSpec:
+    """A node with the smaller of the two memory limits."""
+    limits = [limit for limit in (described.memory_bytes, reported.memory_bytes) if limit is not None]
+    return replace(described, memory_bytes=min(limits, default=None))

@@ -1,0 +1,74 @@
+"""A plan as a table and a small picture."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from planner.chain import Chain
+from planner.plan import Plan, Step
+from understudy.cli.units import format_bytes, format_count
+
+BAR = 24
+
+
+def plan_view(plan: Plan, chain: Chain) -> Group:
+    """The stages, then every step of a frame with its time as a bar, then what is proven."""
+    return Group(_stages(plan, chain), _picture(plan), _verdict(plan))
+
+
+def _stages(plan: Plan, chain: Chain) -> Table:
+    table = Table(title=f"{chain.name}: {len(plan.stages)} stage(s)", title_justify="left")
+    for column in ("stage", "node", "blocks"):
+        table.add_column(column)
+    for column in ("memory", "FLOPs", "sends"):
+        table.add_column(column, justify="right")
+    for index, stage in enumerate(plan.stages):
+        first, end = stage.first_block, stage.end_block
+        table.add_row(
+            str(index + 1),
+            stage.node,
+            f"{first}-{end - 1}" if end - first > 1 else str(first),
+            format_bytes(chain.stage_memory_bytes(first, end)),
+            format_count(sum(chain.block_flops[first:end])),
+            format_bytes(chain.cut_bytes[end]),
+        )
+    return table
+
+
+def _picture(plan: Plan) -> Text:
+    """One line per step: what happens where, how long, and a bar relative to the longest."""
+    longest = max(step.seconds for step in plan.steps)
+    text = Text()
+    for step in plan.steps:
+        length = round(BAR * step.seconds / longest) if longest > 0 else 0
+        slowest = longest > 0 and step.seconds == longest
+        style = "bold red" if slowest else "cyan" if step.kind == "compute" else "green"
+        text.append(f"{_what(step):<32}{_milliseconds(step.seconds):>12}  ")
+        text.append("█" * length, style=style)
+        text.append("  bottleneck\n" if slowest else "\n", style=style)
+    return text
+
+
+def _what(step: Step) -> str:
+    if step.kind == "compute":
+        return f"  {step.node} computes"
+    return f"{step.node} → {step.to}  {format_bytes(step.size_bytes)}"
+
+
+def _verdict(plan: Plan) -> Text:
+    rate = "" if plan.bottleneck_s == 0 else f", {1 / plan.bottleneck_s:.2f} frames/s"
+    proof = (
+        "proven: no plan is better"
+        if plan.proven
+        else f"not proven: at most {plan.gap:.2%} above the optimum (bound {_milliseconds(plan.lower_bound_s)})"
+    )
+    return Text(
+        f"bottleneck {_milliseconds(plan.bottleneck_s)}{rate}; latency {_milliseconds(plan.latency_s)}\n"
+        f"{proof}; solved in {_milliseconds(plan.solve_s)}"
+    )
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.3f} ms"
