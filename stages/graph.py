@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +17,7 @@ from stages.cuts import Profile, choose_cuts
 from stages.dataflow import Dataflow
 from stages.errors import ModelError
 from stages.inputs import SUPPORTED
+from stages.memory import ARENA_FACTOR
 from stages.residual import is_skippable
 from stages.shapes import resolve_shapes
 from stages.submodel import MAX_MODEL_BYTES, extract
@@ -139,12 +141,12 @@ class ModelGraph:
         return cls(copy, name=name, shapes=shapes)
 
     def chain(self) -> Chain:
-        """The model as the planner sees it."""
+        """The model as the planner sees it, with memory as onnxruntime needs it (see `stages.memory`)."""
         return Chain(
             name=self.name,
             cut_bytes=tuple(cut.size_bytes for cut in self.cuts),
             block_memory_bytes=tuple(block.memory_bytes for block in self.blocks),
-            block_peak_bytes=tuple(block.peak_bytes for block in self.blocks),
+            block_peak_bytes=tuple(math.ceil(ARENA_FACTOR * block.peak_bytes) for block in self.blocks),
             block_flops=tuple(block.flops for block in self.blocks),
         )
 

@@ -12,6 +12,7 @@ from stages.deployment import Deployment
 from stages.engine import Engine
 from stages.errors import ModelError
 from stages.flow import choose_flow
+from stages.memory import trim
 from stages.spec import PipelineSpec
 from stages.worker import Deliver, StageWorker, WorkerCounters
 
@@ -81,6 +82,7 @@ class Loader:
         outputs = spec.cuts[stage.end_block]
         engine = Engine.load(model, outputs=outputs, threads=self._threads, providers=self._providers)
         engine.warm_up(spec.cuts[stage.first_block])
+        trim()
         return engine
 
 

@@ -36,7 +36,9 @@ def test_the_broker_and_the_planner_load_no_numbers_and_no_networks(module: str)
     assert not loaded_by(module) & HEAVY
 
 
-@pytest.mark.parametrize("module", ["broker.wire", "planner.solve", "recovery.service", "understudy", "understudy.client"])
+@pytest.mark.parametrize(
+    "module", ["broker.wire", "planner.solve", "recovery.service", "understudy", "understudy.client"]
+)
 def test_a_client_and_a_controller_s_core_load_no_network_runtime(module: str) -> None:
     assert not loaded_by(module) & {"onnx", "onnxruntime", "PIL", "torch"}
 
