@@ -14,11 +14,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from broker.errors import SubjectError
 from broker.subjects import check_name
+from understudy.files import explain, read_yaml
 from understudy.quantities import ConfigError, parse_duration, parse_size
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
@@ -108,16 +108,7 @@ def load_config(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: missing, not YAML, or not a mapping.
     """
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not a text file") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must be a mapping of settings such as 'nodes: 4'")
     for key in ("bundle", "model", "cluster"):
@@ -135,13 +126,4 @@ def make_config(raw: dict[str, Any], source: str) -> UpConfig:
     try:
         return UpConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(problem, source) for problem in error.errors())) from error
-
-
-def _explain(problem: Any, source: str) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        model = NodeConfig if "nodes" in problem["loc"] else UpConfig
-        return f"{source}: '{where}' is not a setting; there are: {', '.join(model.model_fields)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{source}: {where + ': ' if where else ''}{message}"
+        raise explain(error, source, UpConfig, {"nodes": NodeConfig}) from error

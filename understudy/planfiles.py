@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from planner.chain import Chain, ChainError
 from planner.cluster import Cluster, ClusterError, NodeSpec
+from understudy.files import explain, read_yaml
 from understudy.quantities import ConfigError, parse_size
 
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -97,24 +97,6 @@ def load_cluster(path: Path) -> Cluster:
 
 def _read(path: Path, kind: type[Model]) -> Model:
     try:
-        raw = yaml.safe_load(path.read_text())  # JSON is YAML
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not a text file") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: neither JSON nor YAML: {getattr(error, 'problem', error)}") from error
-    try:
-        return kind.model_validate(raw)
+        return kind.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(problem, path, kind) for problem in error.errors()[:5])) from error
-
-
-def _explain(problem: Any, path: Path, kind: type[BaseModel]) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        known = NodeEntry if "nodes" in problem["loc"] else kind
-        return f"{path}: '{where}' is not known; there are: {', '.join(known.model_fields)}"
-    return f"{path}: {where}: {problem['msg'].removeprefix('Value error, ')}"
+        raise explain(error, str(path), kind, {"nodes": NodeEntry}) from error

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from broker.errors import UnderstudyError
+from broker.process import process_exists
 
 
 class NotRunningError(UnderstudyError):
@@ -65,7 +66,7 @@ class Registry:
                 run = _read(path)
             except (OSError, ValueError, TypeError):
                 continue
-            if _lives(run.pid):
+            if process_exists(run.pid):
                 runs.append(run)
             else:
                 path.unlink(missing_ok=True)
@@ -109,13 +110,3 @@ def _read(path: Path) -> LocalRun:
     if not isinstance(run.pipeline, str) or not isinstance(run.broker, str):
         raise TypeError("not a note of ours")
     return run
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

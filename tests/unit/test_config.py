@@ -185,7 +185,7 @@ def test_a_file_that_is_no_configuration_is_refused_with_its_name(tmp_path: Path
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot read the configuration .*missing.yaml: No such file"):
+    with pytest.raises(ConfigError, match=r"cannot read .*missing.yaml: No such file"):
         load_config(tmp_path / "missing.yaml")
 
 

@@ -1,0 +1,52 @@
+"""Reading YAML (and JSON, which is YAML) that people write, with errors that they can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from understudy.quantities import ConfigError
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read, or is not YAML; names the line.
+    """
+    try:
+        return yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a text file") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
+
+
+def explain(
+    error: ValidationError, source: str, kind: type[BaseModel], parts: Mapping[str, type[BaseModel]]
+) -> ConfigError:
+    """One line per mistake: where it is, what is wrong, and for an unknown key the keys that there are.
+
+    Args:
+        source: the file's name, or `options`.
+        kind: what was to be read.
+        parts: by key of `kind`, what the items of that key's list are.
+    """
+    return ConfigError("\n".join(_line(problem, source, kind, parts) for problem in error.errors()[:8]))
+
+
+def _line(problem: Any, source: str, kind: type[BaseModel], parts: Mapping[str, type[BaseModel]]) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = next((part for key, part in parts.items() if key in problem["loc"]), kind)
+        return f"{source}: '{where}' is not a setting; there are: {', '.join(known.model_fields)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{source}: {where + ': ' if where else ''}{message}"
