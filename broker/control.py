@@ -27,6 +27,7 @@ PipelineOrNone = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,62}
 Text = Annotated[str, Field(max_length=4096)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Interval = Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -174,13 +175,54 @@ class Bye:
     incarnation: Text
 
 
-Control = TypeVar("Control", Beat, Bye, Assignment, Activate)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeOrder:
+    """Measure the way to node `to`, for about so long. A request: the node answers it with a `ProbeResult`."""
+
+    to: Name
+    seconds: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 
 
-_ADAPTERS: Mapping[Any, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Beat, Bye, Assignment, Activate)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """What a node measured on the way to another.
+
+    Attributes:
+        bytes_per_s: with messages one behind the other: what the slowest part of the way lets through.
+        alone_bytes_per_s: of one message with no other on the way: its bytes over the time that it takes beyond that
+            of an empty message. Smaller where a broker stores a message before it sends it on.
+        overhead_s: how long an empty message takes.
+        size_bytes: that were sent to find out.
+        failure: why nothing was measured; empty if nothing is wrong, and the numbers are 0 otherwise.
+    """
+
+    node: Name
+    to: Name
+    bytes_per_s: Rate
+    alone_bytes_per_s: Rate
+    overhead_s: Seconds
+    size_bytes: Count
+    failure: Text
 
 
-def encode(message: Beat | Bye | Assignment | Activate) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeAck:
+    """Says when a chunk arrived, by the receiver's clock, which starts anywhere: differences alone have a meaning."""
+
+    probe: Text
+    sequence: Count
+    at_s: Seconds
+
+
+_KINDS = (Beat, Bye, Assignment, Activate, ProbeOrder, ProbeResult, ProbeAck)
+
+Control = TypeVar("Control", Beat, Bye, Assignment, Activate, ProbeOrder, ProbeResult, ProbeAck)
+
+
+_ADAPTERS: Mapping[Any, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in _KINDS}
+
+
+def encode(message: Beat | Bye | Assignment | Activate | ProbeOrder | ProbeResult | ProbeAck) -> bytes:
     packed = msgpack.packb(message, default=_fields)
     assert isinstance(packed, bytes)  # noqa: S101 - msgpack has no type hints
     return packed

@@ -10,6 +10,7 @@ Data subjects (any client may use the first three):
 | `understudy.<pipeline>.cut.<k>.<node>` | an activation (`broker.activation`) of cut k for that node |
 | `understudy._.status`                | request: every controller answers its status as JSON        |
 | `understudy._.blob.<sha256>`         | request: a chunk of a sub-model, from whoever has it        |
+| `understudy._.probe-data.<node>`     | request: a chunk that measures a link; answered by `ProbeAck` |
 
 Control subjects (their own account where the broker has accounts), messages of `broker.control`:
 
@@ -19,6 +20,7 @@ Control subjects (their own account where the broker has accounts), messages of 
 | `understudy._.bye`                   | `Bye`: a node leaves on purpose           |
 | `understudy._.assign.<node>`         | `Assignment`: controller to one node      |
 | `understudy._.activate.<pipeline>`   | `Activate`: controller to all its nodes   |
+| `understudy._.probe.<node>`          | request: `ProbeOrder`; answered by `ProbeResult` |
 """
 
 from __future__ import annotations
@@ -79,3 +81,11 @@ def assign(node: str) -> str:
 
 def activate(pipeline: str) -> str:
     return f"{ROOT}._.activate.{pipeline}"
+
+
+def probe(node: str) -> str:
+    return f"{ROOT}._.probe.{node}"
+
+
+def probe_data(node: str) -> str:
+    return f"{ROOT}._.probe-data.{node}"

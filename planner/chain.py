@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+MAX_NUMBER = 1e300
+"""Of bytes, operations or seconds: what is larger is a mistake, and would overflow in sums."""
 
 
 class ChainError(ValueError):
@@ -45,7 +47,7 @@ class Chain:
         if len(values) != wanted:
             raise ChainError(f"chain '{self.name}': {name} has {len(values)} entries, {wanted} are needed")
         for index, value in enumerate(values):
-            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_NUMBER:
                 raise ChainError(f"chain '{self.name}': {name}[{index}] is {value!r}: a finite number >= 0 is needed")
 
     @property

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 Row = tuple[float, ...]
 
+MAX_NUMBER = 1e300
+
 
 class ClusterError(ValueError):
     """The description of a cluster does not fit together, or holds an impossible number."""
@@ -140,7 +142,9 @@ def _check_row(name: str, row: Sequence[Any], count: int) -> None:
 
 
 def _check(name: str, value: Any, *, positive: bool = False, infinite: bool = False) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-    if not is_number or value < 0 or (positive and value == 0) or (not infinite and math.isinf(value)):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_unbounded = infinite and value == math.inf
+    # A comparison with NaN is false; one with an integer beyond all floats works.
+    if not is_number or not (0 <= value <= MAX_NUMBER or is_unbounded) or (positive and value == 0):
         wanted = "more than 0" if positive else "a number >= 0"
         raise ClusterError(f"{name} is {value!r}: it must be {wanted}")

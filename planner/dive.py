@@ -1,9 +1,12 @@
 """A quick search for any simple path within a time limit: depth first, along states from which a walk leads on.
 
-It finds plans where the exact search has run out of time or memory; that it finds none proves nothing.
+It finds plans where the exact search has run out of time or memory. If it has looked at everything and found none,
+there is none.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,13 +16,26 @@ from planner.walk import Bools, Visit
 MAX_STATES = 4000
 
 
-def dive(problem: Problem, limit_s: float, stages: int | None) -> list[Visit] | None:
-    """A simple path with every step within `limit_s`, or None if none was found within `MAX_STATES` states."""
-    return _Dive(problem, limit_s, stages).find()
+class OutOfStatesError(Exception):
+    """More states would have to be looked at than were allowed."""
+
+
+def dive(
+    problem: Problem, limit_s: float, stages: int | None, may_go_on: Callable[[int], bool] | None = None
+) -> list[Visit] | None:
+    """A simple path with every step within `limit_s`; None: there is none.
+
+    Args:
+        may_go_on: told how many states were looked at, every now and then; by default up to `MAX_STATES`.
+
+    Raises:
+        OutOfStatesError: none was found in the states that were allowed.
+    """
+    return _Dive(problem, limit_s, stages, may_go_on or (lambda states: states <= MAX_STATES)).find()
 
 
 class _Dive:
-    def __init__(self, problem: Problem, limit_s: float, stages: int | None) -> None:
+    def __init__(self, problem: Problem, limit_s: float, stages: int | None, may_go_on: Callable[[int], bool]) -> None:
         self.problem = problem
         self.stages = stages
         blocks = problem.blocks
@@ -29,7 +45,8 @@ class _Dive:
         self.sink = problem.sink_s <= limit_s
         self.leads_on = self._backwards()
         self.left = [len(group) for group in problem.members]
-        self.budget = MAX_STATES
+        self.may_go_on = may_go_on
+        self.states = 0
         self.dead: set[tuple[int, int, tuple[int, ...]]] = set()
 
     def _backwards(self) -> Bools:
@@ -59,9 +76,11 @@ class _Dive:
         self.left[node] -= 1
         key = (node, start, tuple(self.left))
         try:
-            if key in self.dead or self.budget <= 0 or (self.stages is not None and count > self.stages):
+            if key in self.dead or (self.stages is not None and count > self.stages):
                 return None
-            self.budget -= 1
+            self.states += 1
+            if self.states % 100 == 0 and not self.may_go_on(self.states):
+                raise OutOfStatesError
             farthest = int(self.reach[node, start])
             if farthest >= blocks and self.sink[node] and self.stages in (None, count):
                 return [Visit(node, start, blocks)]

@@ -12,6 +12,10 @@ class NoPlanError(Exception):
     """No split of the chain fits the nodes. The message says which limit stands in the way, and by how much."""
 
 
+class GaveUpError(NoPlanError):
+    """No plan was found before the time was over, and it is not known whether there is one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """Blocks [first_block, end_block) on one node."""

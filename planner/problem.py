@@ -89,18 +89,21 @@ def _stage_seconds(chain: Chain, cluster: Cluster) -> Array:
     result = np.empty((len(cluster.nodes), blocks + 1, blocks + 1))
     for index, node in enumerate(cluster.nodes):
         seconds = chain.seconds_on(node.name, node.flops_per_s)
-        done = np.concatenate([[0.0], np.cumsum(seconds)])
+        with np.errstate(over="ignore"):
+            done = np.concatenate([[0.0], np.cumsum(seconds)])
         limit = np.inf if node.memory_bytes is None else node.memory_bytes
         fits = (need <= limit) & np.isfinite(need)
+        with np.errstate(invalid="ignore"):  # what takes longer than a float can tell takes for ever
+            spent = np.nan_to_num(done[None, :] - done[:, None], nan=np.inf, posinf=np.inf)
         # Never negative: rounding of a difference of sums must not make a stage faster than nothing.
-        result[index] = np.where(fits, np.maximum(done[None, :] - done[:, None], 0.0), np.inf)
+        result[index] = np.where(fits, np.maximum(spent, 0.0), np.inf)
     return result
 
 
 def _seconds_per_byte(cluster: Cluster) -> Array:
     """t, with an infinite diagonal."""
     count = len(cluster.nodes)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         if cluster.topology == "star":
             up, down = (np.asarray(row, dtype=np.float64) for row in (cluster.up_bytes_per_s, cluster.down_bytes_per_s))
             per_byte = 1 / up[:, None] + 1 / down[None, :]
@@ -125,7 +128,7 @@ def _edge(row: Sequence[float] | None, size_bytes: float, cluster: Cluster) -> A
     if row is None:
         return np.zeros(len(cluster.nodes))
     messages = 1.0 if cluster.max_payload_bytes is None else max(1.0, np.ceil(size_bytes / cluster.max_payload_bytes))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         seconds = size_bytes / np.asarray(row, dtype=np.float64)
     seconds[np.isnan(seconds)] = np.inf
     return seconds + messages * cluster.message_overhead_s

@@ -18,12 +18,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.dive import dive
+from planner.dive import MAX_STATES, OutOfStatesError, dive
+from planner.plan import GaveUpError
 from planner.problem import Array, Problem
 from planner.walk import Memory, Visit, quickest_walk, walk_exists
 
 MAX_CELLS = 24_000_000
 """Largest memory size x classes x cuts that is searched exactly: about 400 MB, and a second a pass."""
+
+LAST_MOMENT_S = 0.5
+"""How long a search that is out of time may still look for any plan at all."""
+
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,18 +44,29 @@ class Search:
     """One search. `stages`: exactly so many; `deadline_s` on `clock`."""
 
     def __init__(
-        self, problem: Problem, *, stages: int | None, deadline_s: float, clock: Callable[[], float] = time.perf_counter
+        self,
+        problem: Problem,
+        *,
+        stages: int | None,
+        deadline_s: float,
+        clock: Callable[[], float] = time.perf_counter,
+        max_cells: int | None = None,
     ) -> None:
         self._problem = problem
         self._stages = stages
         self._deadline_s = deadline_s
         self._clock = clock
+        self._max_cells = MAX_CELLS if max_cells is None else max_cells
         self._remembered: list[int] = []
         self._values = candidates(problem)
 
     def least_bottleneck(self) -> Found | None:
-        """None: there is no plan at all, which is proven too."""
-        low, best = 0, None
+        """None: there is no plan at all, which is proven too.
+
+        Raises:
+            GaveUpError: time or memory ran out before a plan was found.
+        """
+        low = 0
         if len(self._values) == 0 or not self._exists(len(self._values) - 1):
             return None
         while True:
@@ -58,19 +75,17 @@ class Search:
                 return None  # what remained possible repeated nodes
             low = found
             bound = float(self._values[low])
-            if best is not None and bottleneck(self._problem, best) <= bound:
-                return Found(visits=tuple(best), lower_bound_s=bound)
-            walk = quickest_walk(self._problem, self._memory(), bound)
+            # Times of stages are differences of sums: what is equal may differ in the last bit.
+            walk = quickest_walk(self._problem, self._memory(), bound * (1 + ROUNDING))
             assert walk is not None  # noqa: S101 - _least_index saw one
             repeated = self._repeated(walk[0])
             if not repeated:
                 return Found(visits=tuple(walk[0]), lower_bound_s=bound)
             if not self._remember(repeated) or self._clock() > self._deadline_s:
-                best = self._dive_upwards(low, best)
-                return None if best is None else Found(visits=tuple(best), lower_bound_s=bound)
+                return self._dive_upwards(low, bound)
 
     def least_latency(self) -> Found | None:
-        """The same for the sum of all steps."""
+        """The same for the sum of all steps. Raises GaveUpError likewise."""
         while True:
             walk = quickest_walk(self._problem, self._memory(), np.inf)
             if walk is None:
@@ -80,8 +95,7 @@ class Search:
             if not repeated:
                 return Found(visits=tuple(visits), lower_bound_s=bound)
             if not self._remember(repeated) or self._clock() > self._deadline_s:
-                best = self._dive_upwards(len(self._values) - 1, None)
-                return None if best is None else Found(visits=tuple(best), lower_bound_s=bound)
+                return self._dive_upwards(len(self._values) - 1, bound)
 
     def _memory(self) -> Memory:
         return Memory.of(self._problem, self._remembered, self._stages)
@@ -114,29 +128,49 @@ class Search:
 
     def _remember(self, nodes: Sequence[int]) -> bool:
         """Remember the worst of them, up to two at once; False where memory would grow beyond the bound."""
-        grown = [*self._remembered, *nodes[:2]]
-        size = (self._stages or 0) + 1
-        for node in grown:
-            size *= len(self._problem.members[node]) + 1
-        if size * self._problem.classes * (self._problem.blocks + 1) > MAX_CELLS:
-            return False
-        self._remembered = grown
-        return True
+        for count in (2, 1):
+            grown = [*self._remembered, *nodes[:count]]
+            size = (self._stages or 0) + 1
+            for node in grown:
+                size *= len(self._problem.members[node]) + 1
+            if size * self._problem.classes * (self._problem.blocks + 1) <= self._max_cells:
+                self._remembered = grown
+                return True
+        return False
 
-    def _dive_upwards(self, low: int, best: list[Visit] | None) -> list[Visit] | None:
+    def _dive_upwards(self, low: int, bound: float) -> Found | None:
         """Without a proof: the best simple path that diving finds, by bisection over the candidates."""
         high = len(self._values) - 1
-        while low < high or best is None:
+        best = self._dive_at_last(high)
+        if best is None:
+            return None
+        high = self._index_of(best)
+        while low < high:
             middle = (low + high) // 2
-            found = dive(self._problem, float(self._values[middle]), self._stages)
-            if found is not None:
-                best = found
-                high = int(np.searchsorted(self._values, bottleneck(self._problem, found)))
-            elif low >= high:
-                return best
-            else:
+            try:
+                found = dive(self._problem, float(self._values[middle]), self._stages)
+            except OutOfStatesError:
+                found = None
+            if found is None:
                 low = middle + 1
-        return best
+            else:
+                best, high = found, self._index_of(found)
+        return Found(visits=tuple(best), lower_bound_s=bound)
+
+    def _dive_at_last(self, index: int) -> list[Visit] | None:
+        """Any plan at all, until the deadline, and for a moment where that is over. None: proven, there is none."""
+        deadline_s = max(self._deadline_s, self._clock() + LAST_MOMENT_S)
+        try:
+            limit_s = float(self._values[index])
+            return dive(self._problem, limit_s, self._stages, lambda n: n <= MAX_STATES or self._clock() < deadline_s)
+        except OutOfStatesError:
+            raise GaveUpError(
+                "no plan was found in the time allowed, and it is not known whether there is one: allow more with "
+                "--time-limit, or add memory"
+            ) from None
+
+    def _index_of(self, visits: Sequence[Visit]) -> int:
+        return int(np.searchsorted(self._values, bottleneck(self._problem, visits)))
 
 
 def candidates(problem: Problem) -> Array:

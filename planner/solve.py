@@ -38,16 +38,17 @@ def solve(
 
     Raises:
         NoPlanError: nothing fits; says what stands in the way.
+        GaveUpError: the time ran out before a plan was found.
     """
     started = clock()
     problem = make_problem(chain, cluster)
     limit = min(chain.blocks, len(cluster.nodes))
     if stages is not None and not 1 <= stages <= limit:
-        raise NoPlanError(explain(chain, cluster, stages))
+        raise NoPlanError(explain(chain, cluster, stages, deadline_s=started + time_limit_s, clock=clock))
     search = Search(problem, stages=stages, deadline_s=started + time_limit_s, clock=clock)
     found = search.least_bottleneck() if objective == "bottleneck" else search.least_latency()
     if found is None:
-        raise NoPlanError(explain(chain, cluster, stages))
+        raise NoPlanError(explain(chain, cluster, stages, deadline_s=started + time_limit_s, clock=clock))
     seconds = steps_of(problem, found.visits)
     nodes = _names(problem, cluster, found.visits)
     return Plan(

@@ -22,7 +22,7 @@ from planner.problem import Array, Problem
 Bools = NDArray[np.bool_]
 
 STAGE_WEIGHT = 1e-12
-"""Latency that each stage adds, relative to the largest step: of plans that are equally fast the one with fewer nodes
+"""Latency that each stage adds, relative to the least latency: of plans that are equally fast the one with fewer nodes
 wins, and no real difference is drowned."""
 
 
@@ -119,19 +119,24 @@ def walk_exists(problem: Problem, memory: Memory, limit_s: float) -> bool:
 
 
 def quickest_walk(problem: Problem, memory: Memory, limit_s: float) -> tuple[list[Visit], float] | None:
-    """The walk of least latency with every step within `limit_s`, and its latency; None if there is none."""
-    return _Quickest(problem, memory, limit_s).find()
+    """The walk of least latency with every step within `limit_s`, of those the one with the fewest stages; and the
+    least latency. None if there is no walk."""
+    plain = _Quickest(problem, memory, limit_s, extra=0.0).find()
+    if plain is None:
+        return None
+    least = plain[1]
+    weighted = _Quickest(problem, memory, limit_s, extra=STAGE_WEIGHT * least or 1.0).find()
+    assert weighted is not None  # noqa: S101 - the same walks exist
+    return weighted[0], least
 
 
 class _Quickest:
     """Shortest paths over states, position by position; and the way back."""
 
-    def __init__(self, problem: Problem, memory: Memory, limit_s: float) -> None:
+    def __init__(self, problem: Problem, memory: Memory, limit_s: float, *, extra: float) -> None:
         self.problem = problem
         self.memory = memory
-        finite = problem.stage_s[np.isfinite(problem.stage_s)]
-        self.extra = STAGE_WEIGHT * float(finite.max(initial=0.0) + 1e-9)
-        self.stage = np.where(problem.stage_s <= limit_s, problem.stage_s, np.inf) + self.extra
+        self.stage = np.where(problem.stage_s <= limit_s, problem.stage_s, np.inf) + extra
         self.link = np.where(problem.transfer_s <= limit_s, problem.transfer_s, np.inf)
         self.source = np.where(problem.source_s <= limit_s, problem.source_s, np.inf)
         self.sink = np.where(problem.sink_s <= limit_s, problem.sink_s, np.inf)
@@ -155,8 +160,7 @@ class _Quickest:
         if not np.isfinite(total).any():
             return None
         number, node = np.unravel_index(int(np.argmin(total)), total.shape)
-        visits = self._way_back(int(number), int(node))
-        return visits, float(total[number, node]) - self.extra * len(visits)
+        return self._way_back(int(number), int(node)), float(total[number, node])
 
     def _transfer(self, finish: Array, cut: int) -> Array:
         """(memory, class u) from the cheapest sender v."""

@@ -26,6 +26,7 @@ from stages.blobs import BlobExchange, BlobStore
 from stages.dataplane import DataPlane
 from stages.engine import resolve_providers
 from stages.loader import Loader
+from stages.probe import Probe
 from stages.worker import WorkerCounters
 
 log = structlog.get_logger("understudy.node")
@@ -97,6 +98,7 @@ class Node:
         self._plane = DataPlane(
             node=settings.name, broker=data, counters=self._counters, intake_executor=self._intake_executor
         )
+        self._probe = Probe(settings.name, data=data, control_broker=control_broker, counters=self._counters)
         self._assigned_epoch = 0
         self._failure = ""
         self._loading: asyncio.Task[None] | None = None
@@ -119,6 +121,7 @@ class Node:
             await self._control.subscribe(subjects.activate("*"), self._on_activate),
             await self._control.subscribe(subjects.beat(name), self._on_beat),
         )
+        await self._probe.start()
         self._control.on_connection(lambda up: self._beat_now.set() if up else None)
         log.info("node-started", node=name, pid=os.getpid())
         try:
@@ -245,6 +248,7 @@ class Node:
         if self._loading is not None and self._loading.done() and not self._loading.cancelled():
             self._loading.result()
         self._plane.check()
+        self._probe.check()
 
     def _say_if_alone(self) -> None:
         if self._alone and not self._assigned_epoch and time.monotonic() - self._started_s > ALONE_S:
@@ -258,6 +262,7 @@ class Node:
             await self._control.publish(subjects.BYE, control.encode(bye))
             if self._loading is not None:
                 self._loading.cancel()
+            await self._probe.stop()
             await self._plane.stop()
             for subscription in control_subscriptions:
                 await subscription.unsubscribe()

@@ -1,7 +1,8 @@
-"""Reading YAML (and JSON, which is YAML) that people write, with errors that they can act on."""
+"""Reading YAML and JSON that people write, with errors that they can act on."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,22 @@ from understudy.quantities import ConfigError
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file.
+    """The content of a YAML file, or of a JSON file by its name.
 
     Raises:
-        ConfigError: it cannot be read, or is not YAML; names the line.
+        ConfigError: it cannot be read, or is not YAML (or JSON); names the line.
     """
     try:
-        return yaml.safe_load(path.read_text())
+        text = path.read_text()
+        if path.suffix == ".json":
+            return json.loads(text)  # not quite YAML: tabs, and numbers such as 1e9
+        return yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not a text file") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)

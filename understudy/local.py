@@ -130,7 +130,9 @@ class LocalCluster:
             self.broker_url, self._control_url = server.url, server.control_url
         self._watched = await connect(self.broker_url, name="understudy-up")
         self._stack.push_async_callback(self._watched.close)
-        registry.add(LocalRun(pipeline=self.pipeline, pid=os.getpid(), broker=self.broker_url))
+        registry.add(
+            LocalRun(pipeline=self.pipeline, pid=os.getpid(), broker=self.broker_url, control_broker=self._control_url)
+        )
         await self._start_roles()
         await self._wait_ready()
 

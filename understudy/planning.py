@@ -53,7 +53,17 @@ class PipelinePlanner:
                     f"{self._max_payload_bytes}: raise max_payload, or use one stage"
                 )
             stages = 1
-        return solve(self._chain, cluster, stages=stages, time_limit_s=TIME_LIMIT_S)
+        return self._solve(cluster, stages, fewer=plans_before > 0)
+
+    def _solve(self, cluster: Cluster, stages: int | None, *, fewer: bool) -> Plan:
+        """With so many stages, or with fewer where that may be."""
+        while True:
+            try:
+                return solve(self._chain, cluster, stages=stages, time_limit_s=TIME_LIMIT_S)
+            except NoPlanError:
+                if stages is None or stages == 1 or not fewer:
+                    raise
+                stages -= 1
 
     def _described(self, nodes: Sequence[NodeSpec]) -> Cluster:
         there = {node.name: node for node in nodes}

@@ -10,7 +10,7 @@ from planner.chain import Chain
 from planner.plan import Plan, Step
 from understudy.cli.units import format_bytes, format_count
 
-BAR = 24
+BAR = 20
 
 
 def plan_view(plan: Plan, chain: Chain) -> Group:
@@ -19,7 +19,7 @@ def plan_view(plan: Plan, chain: Chain) -> Group:
 
 
 def _stages(plan: Plan, chain: Chain) -> Table:
-    table = Table(title=f"{chain.name}: {len(plan.stages)} stage(s)", title_justify="left")
+    table = Table(title=Text(f"{chain.name}: {len(plan.stages)} stage(s)"), title_justify="left")
     for column in ("stage", "node", "blocks"):
         table.add_column(column)
     for column in ("memory", "FLOPs", "sends"):
@@ -28,7 +28,7 @@ def _stages(plan: Plan, chain: Chain) -> Table:
         first, end = stage.first_block, stage.end_block
         table.add_row(
             str(index + 1),
-            stage.node,
+            Text(stage.node),
             f"{first}-{end - 1}" if end - first > 1 else str(first),
             format_bytes(chain.stage_memory_bytes(first, end)),
             format_count(sum(chain.block_flops[first:end])),
@@ -62,12 +62,18 @@ def _verdict(plan: Plan) -> Text:
     proof = (
         "proven: no plan is better"
         if plan.proven
-        else f"not proven: at most {plan.gap:.2%} above the optimum (bound {_milliseconds(plan.lower_bound_s)})"
+        else f"not proven: {_distance(plan)} (bound {_milliseconds(plan.lower_bound_s)})"
     )
     return Text(
         f"bottleneck {_milliseconds(plan.bottleneck_s)}{rate}; latency {_milliseconds(plan.latency_s)}\n"
         f"{proof}; solved in {_milliseconds(plan.solve_s)}"
     )
+
+
+def _distance(plan: Plan) -> str:
+    if plan.lower_bound_s <= 0:
+        return "no bound above 0 is known"
+    return f"at most {plan.value_s / plan.lower_bound_s - 1:.2%} above the optimum"
 
 
 def _milliseconds(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from broker.errors import UnderstudyError
@@ -21,11 +21,15 @@ class AlreadyRunningError(UnderstudyError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalRun:
-    """A pipeline that `up` started. `pid` is the supervisor's; `broker` is a URL that a client can connect to."""
+    """A pipeline that `up` started. `pid` is the supervisor's; `broker` is a URL that a client can connect to.
+
+    `control_broker`: the URL of the control account, with its credentials: never to be printed. None: the broker's.
+    """
 
     pipeline: str
     pid: int
     broker: str
+    control_broker: str | None = field(default=None, repr=False)
 
 
 class Registry:
@@ -49,8 +53,10 @@ class Registry:
                 )
         path = self._path(run.pipeline)
         aside = path.with_suffix(f".{run.pid}.tmp")
-        aside.write_text(json.dumps(asdict(run)))
-        aside.chmod(0o600)
+        # It holds a password: for this user alone from its first byte, whatever the folder's mode and the umask.
+        aside.unlink(missing_ok=True)
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(asdict(run), file)
         aside.replace(path)
 
     def remove(self, run: LocalRun) -> None:
@@ -108,5 +114,7 @@ def _read(path: Path) -> LocalRun:
     if type(run.pid) is not int or not 0 < run.pid < 1 << 31:
         raise ValueError("not a process id")
     if not isinstance(run.pipeline, str) or not isinstance(run.broker, str):
+        raise TypeError("not a note of ours")
+    if not isinstance(run.control_broker, str | None):
         raise TypeError("not a note of ours")
     return run

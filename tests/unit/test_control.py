@@ -19,6 +19,9 @@ from broker.control import (
     BlobRef,
     Bye,
     FlowSettings,
+    ProbeAck,
+    ProbeOrder,
+    ProbeResult,
     Route,
     RouteHop,
     StageAssignment,
@@ -41,7 +44,18 @@ ASSIGNMENT = Assignment(
 BEAT = beat(
     "a", pipeline="digits", stages=(StageRef(first_block=0, end_block=2),), providers=("CUDA", "CPU"), busy_s=0.5
 )
-MESSAGES = [BEAT, Bye(node="a", incarnation="1"), ASSIGNMENT, Activate(pipeline="digits", epoch=3)]
+PROBE_RESULT = ProbeResult(
+    node="a", to="b", bytes_per_s=1.5e6, alone_bytes_per_s=7e5, overhead_s=0.001, size_bytes=5, failure=""
+)
+MESSAGES = [
+    BEAT,
+    Bye(node="a", incarnation="1"),
+    ASSIGNMENT,
+    Activate(pipeline="digits", epoch=3),
+    ProbeOrder(to="b", seconds=0.3),
+    PROBE_RESULT,
+    ProbeAck(probe="c0ffee", sequence=3, at_s=0.25),
+]
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
@@ -129,7 +143,7 @@ def test_a_message_beyond_the_limit_is_refused_unread() -> None:
         control.decode(bytes(control.MAX_CONTROL_BYTES + 1), Beat)
 
 
-@given(st.sampled_from([Beat, Bye, Assignment, Activate]), st.binary(max_size=200))
+@given(st.sampled_from([type(message) for message in MESSAGES]), st.binary(max_size=200))
 def test_arbitrary_bytes_are_read_or_refused_and_nothing_else(kind: Any, data: bytes) -> None:
     with contextlib.suppress(WireError):
         control.decode(data, kind)

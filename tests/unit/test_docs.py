@@ -15,7 +15,7 @@ import typer
 
 from broker import subjects, wire
 from broker.activation import FrameTag, decode_tensor_frame, encode_tensor_frame
-from broker.control import Activate, Assignment, Beat, Bye, FlowSettings
+from broker.control import Activate, Assignment, Beat, Bye, FlowSettings, ProbeAck, ProbeOrder, ProbeResult
 from broker.server import ServerConfig
 from broker.wire import DTYPES
 from planner.plan import Plan, Stage
@@ -71,6 +71,8 @@ PATTERNS = [
     subjects.beat("<node>"),
     subjects.assign("<node>"),
     subjects.activate("<pipeline>"),
+    subjects.probe("<node>"),
+    subjects.probe_data("<node>"),
 ]
 
 
@@ -193,7 +195,7 @@ def test_the_protocol_names_every_field_of_the_status_document() -> None:
     assert missing(document["nodes"][0], text) == []
 
 
-@pytest.mark.parametrize("kind", [Beat, Bye, Assignment, Activate])
+@pytest.mark.parametrize("kind", [Beat, Bye, Assignment, Activate, ProbeOrder, ProbeResult, ProbeAck])
 def test_the_protocol_names_every_field_of_a_control_message(kind: Any) -> None:
     text = section(PROTOCOL, kind.__name__)
     if kind is Assignment:

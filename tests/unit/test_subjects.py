@@ -52,6 +52,8 @@ def test_the_subjects_are_those_that_the_protocol_documents() -> None:
     assert subjects.blob("ab12") == "understudy._.blob.ab12"
     assert subjects.assign("node1") == "understudy._.assign.node1"
     assert subjects.activate("digits") == "understudy._.activate.digits"
+    assert subjects.probe("node1") == "understudy._.probe.node1"
+    assert subjects.probe_data("node1") == "understudy._.probe-data.node1"
     assert subjects.beat("node1") == "understudy._.beat.node1"
     assert (subjects.STATUS, subjects.BEATS, subjects.BYE) == (
         "understudy._.status",
@@ -69,6 +71,7 @@ def test_no_pipeline_and_no_node_can_take_the_place_of_a_control_subject(pipelin
         subjects.activation(pipeline, cut, node),
     ]
     control = [subjects.STATUS, subjects.beat(node), subjects.BYE, subjects.assign(node), subjects.activate(pipeline)]
+    control += [subjects.probe(node), subjects.probe_data(node)]
     assert len({*data, *control}) == len(data) + len(control)
     assert not any(subject.startswith("understudy._.") for subject in data)
     assert all(token and not set(token) & set(" *>\t\n") for subject in data + control for token in subject.split("."))

@@ -12,6 +12,7 @@ from understudy.cli.common import fail
 from understudy.cli.controller import controller
 from understudy.cli.demo import demo
 from understudy.cli.inspect import inspect
+from understudy.cli.measure import measure
 from understudy.cli.node import node
 from understudy.cli.plan import plan
 from understudy.cli.prepare import prepare
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, up, publish, watch, status, inspect, plan, prepare, node, controller):
+for command in (demo, up, publish, watch, status, inspect, plan, measure, prepare, node, controller):
     app.command()(command)
 
 
