@@ -127,6 +127,14 @@ class Activate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinkRate:
+    """How fast messages come from a node, where the link from it was busy often enough to tell."""
+
+    sender: Name
+    bytes_per_s: Rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
     """A node's heartbeat, also sent at once when something in it changes.
 
@@ -140,6 +148,7 @@ class Beat:
         dropped: messages that the node dropped because they were malformed, stale or over a bound.
         busy_s: seconds of inference since the start.
         rss_bytes: memory of the process.
+        links: rates of the links into the node, measured from the activations that come over them.
     """
 
     node: Name
@@ -165,6 +174,7 @@ class Beat:
     busy_s: Seconds
     rss_bytes: Count
     interval_s: Interval
+    links: tuple[LinkRate, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,9 @@ class Problem:
         transfer_s: X, float64 (B + 1, n, n); finite on the diagonal only for classes of capacity > 1.
         source_s, sink_s: in and out, float64 (n,).
         members: the indices of each class's nodes in the cluster.
+        room_bytes: weights that a node of each class can hold at most; infinite without a limit.
+        bytes_left, flops_left: minus the weights, minus the FLOPs, of the blocks after each cut, ascending: (B + 1,).
+        flops_per_s: of each class; infinite where speed does not tell the time.
     """
 
     stage_s: Array
@@ -42,6 +45,10 @@ class Problem:
     source_s: Array
     sink_s: Array
     members: tuple[tuple[int, ...], ...]
+    room_bytes: Array
+    bytes_left: list[float]
+    flops_left: list[float]
+    flops_per_s: Array
 
     @property
     def classes(self) -> int:
@@ -75,7 +82,29 @@ def make_problem(chain: Chain, cluster: Cluster) -> Problem:
         source_s=source[first],
         sink_s=sink[first],
         members=tuple(tuple(group) for group in members),
+        room_bytes=np.array([_room(chain, cluster, group[0]) for group in members]),
+        bytes_left=_left(chain.block_memory_bytes),
+        flops_left=_left(chain.block_flops),
+        flops_per_s=np.array([_speed(chain, cluster, group[0]) for group in members]),
     )
+
+
+def _left(values: Sequence[float]) -> list[float]:
+    """Minus the sum of what follows each cut."""
+    following: list[float] = [0.0]
+    for value in reversed(values):
+        following.append(following[-1] - value)
+    return following[::-1]
+
+
+def _room(chain: Chain, cluster: Cluster, index: int) -> float:
+    limit = cluster.nodes[index].memory_bytes
+    return np.inf if limit is None else max(0.0, limit - min(chain.block_peak_bytes))
+
+
+def _speed(chain: Chain, cluster: Cluster, index: int) -> float:
+    node = cluster.nodes[index]
+    return np.inf if node.flops_per_s is None or node.name in chain.block_seconds else node.flops_per_s
 
 
 def _stage_seconds(chain: Chain, cluster: Cluster) -> Array:

@@ -18,13 +18,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.dive import MAX_STATES, OutOfStatesError, dive
+from planner.paths import MAX_STATES, OutOfStatesError, find_path
 from planner.plan import GaveUpError
 from planner.problem import Array, Problem
 from planner.walk import Memory, Visit, quickest_walk, walk_exists
 
-MAX_CELLS = 24_000_000
-"""Largest memory size x classes x cuts that is searched exactly: about 400 MB, and a second a pass."""
+MAX_CELLS = 1_500_000
+"""Largest memory size x classes x cuts of a walk's states: about 40 MB, and a tenth of a second a pass. Above it,
+deciding paths is quicker."""
+
+QUICKEN_S = 0.1
+"""How long a plan whose bottleneck is proven is made quicker, beyond the first attempt."""
 
 LAST_MOMENT_S = 0.5
 """How long a search that is out of time may still look for any plan at all."""
@@ -64,25 +68,21 @@ class Search:
         """None: there is no plan at all, which is proven too.
 
         Raises:
-            GaveUpError: time or memory ran out before a plan was found.
+            GaveUpError: time ran out before a plan was found.
         """
-        low = 0
         if len(self._values) == 0 or not self._exists(len(self._values) - 1):
             return None
-        while True:
-            found = self._least_index(low)
-            if found is None:
-                return None  # what remained possible repeated nodes
-            low = found
-            bound = float(self._values[low])
-            # Times of stages are differences of sums: what is equal may differ in the last bit.
-            walk = quickest_walk(self._problem, self._memory(), bound * (1 + ROUNDING))
-            assert walk is not None  # noqa: S101 - _least_index saw one
-            repeated = self._repeated(walk[0])
-            if not repeated:
-                return Found(visits=tuple(walk[0]), lower_bound_s=bound)
-            if not self._remember(repeated) or self._clock() > self._deadline_s:
-                return self._dive_upwards(low, bound)
+        low, path, decided = self._climb()
+        if low >= len(self._values):
+            return None
+        if path is None:
+            path, low = self._bisect(low, low if decided else None)
+            if path is None:
+                return None
+        bound = float(self._values[low])
+        if self._index_of(path) <= low:
+            path = self._quicken(path, bound)
+        return Found(visits=tuple(path), lower_bound_s=bound)
 
     def least_latency(self) -> Found | None:
         """The same for the sum of all steps. Raises GaveUpError likewise."""
@@ -94,8 +94,86 @@ class Search:
             repeated = self._repeated(visits)
             if not repeated:
                 return Found(visits=tuple(visits), lower_bound_s=bound)
-            if not self._remember(repeated) or self._clock() > self._deadline_s:
-                return self._dive_upwards(len(self._values) - 1, bound)
+            if self._clock() > self._deadline_s or not self._remember(repeated):
+                path = self._any_path()
+                return None if path is None else Found(visits=tuple(path), lower_bound_s=bound)
+
+    def _climb(self) -> tuple[int, list[Visit] | None, bool]:
+        """Raise the bound by remembering nodes, while that is cheap and decides something.
+
+        Returns:
+            The least candidate that may be the optimum; a path at it, or None; whether it is decided that there is
+            none at it.
+        """
+        low = 0
+        while True:
+            found = self._least_index(low)
+            if found is None:
+                return len(self._values), None, True  # what remained possible repeated nodes
+            low = found
+            bound = float(self._values[low])
+            try:
+                path = find_path(self._problem, bound * (1 + ROUNDING), self._stages)
+                return low, path, True
+            except OutOfStatesError:
+                walk = quickest_walk(self._problem, self._memory(), bound * (1 + ROUNDING))
+            assert walk is not None  # noqa: S101 - _least_index saw one
+            repeated = self._repeated(walk[0])
+            if not repeated:
+                return low, walk[0], True
+            if self._clock() > self._deadline_s or not self._remember(repeated):
+                return low, None, False
+
+    def _bisect(self, low: int, without: int | None) -> tuple[list[Visit] | None, int]:
+        """The best path, by deciding candidates between `low` and a first path; and the least candidate that is not
+        proven to have none. `without`: a candidate that is proven to have none."""
+        proven = low if without is None else without + 1
+        best = self._any_path()
+        if best is None:
+            return None, proven
+        low, high = proven, self._index_of(best)
+        while low < high:
+            middle = (low + high) // 2
+            try:
+                path = find_path(self._problem, float(self._values[middle]), self._stages, self._may_go_on)
+            except OutOfStatesError:
+                low = middle + 1
+                continue
+            if path is None:
+                low = proven = middle + 1
+            else:
+                best, high = path, self._index_of(path)
+        return best, min(proven, high)
+
+    def _quicken(self, path: list[Visit], bound: float) -> list[Visit]:
+        """A path with the same bottleneck and less latency: the least, if a little time is enough to find it."""
+        deadline_s = min(self._deadline_s, self._clock() + QUICKEN_S)
+        while True:
+            walk = quickest_walk(self._problem, self._memory(), bound * (1 + ROUNDING))
+            if walk is None:
+                return path
+            repeated = self._repeated(walk[0])
+            if not repeated:
+                return walk[0]
+            if self._clock() > deadline_s or not self._remember(repeated):
+                return path
+
+    def _may_go_on(self, states: int) -> bool:
+        return states <= MAX_STATES or self._clock() < self._deadline_s
+
+    def _any_path(self) -> list[Visit] | None:
+        """Any plan at all, until the deadline, and for a moment where that is over. None: proven, there is none."""
+        deadline_s = max(self._deadline_s, self._clock() + LAST_MOMENT_S)
+        limit_s = float(self._values[-1])
+        try:
+            return find_path(
+                self._problem, limit_s, self._stages, lambda n: n <= MAX_STATES or self._clock() < deadline_s
+            )
+        except OutOfStatesError:
+            raise GaveUpError(
+                "no plan was found in the time allowed, and it is not known whether there is one: allow more with "
+                "--time-limit, or add memory"
+            ) from None
 
     def _memory(self) -> Memory:
         return Memory.of(self._problem, self._remembered, self._stages)
@@ -138,39 +216,8 @@ class Search:
                 return True
         return False
 
-    def _dive_upwards(self, low: int, bound: float) -> Found | None:
-        """Without a proof: the best simple path that diving finds, by bisection over the candidates."""
-        high = len(self._values) - 1
-        best = self._dive_at_last(high)
-        if best is None:
-            return None
-        high = self._index_of(best)
-        while low < high:
-            middle = (low + high) // 2
-            try:
-                found = dive(self._problem, float(self._values[middle]), self._stages)
-            except OutOfStatesError:
-                found = None
-            if found is None:
-                low = middle + 1
-            else:
-                best, high = found, self._index_of(found)
-        return Found(visits=tuple(best), lower_bound_s=bound)
-
-    def _dive_at_last(self, index: int) -> list[Visit] | None:
-        """Any plan at all, until the deadline, and for a moment where that is over. None: proven, there is none."""
-        deadline_s = max(self._deadline_s, self._clock() + LAST_MOMENT_S)
-        try:
-            limit_s = float(self._values[index])
-            return dive(self._problem, limit_s, self._stages, lambda n: n <= MAX_STATES or self._clock() < deadline_s)
-        except OutOfStatesError:
-            raise GaveUpError(
-                "no plan was found in the time allowed, and it is not known whether there is one: allow more with "
-                "--time-limit, or add memory"
-            ) from None
-
     def _index_of(self, visits: Sequence[Visit]) -> int:
-        return int(np.searchsorted(self._values, bottleneck(self._problem, visits)))
+        return int(np.searchsorted(self._values, bottleneck(self._problem, visits) * (1 - ROUNDING)))
 
 
 def candidates(problem: Problem) -> Array:

@@ -53,6 +53,7 @@ def _node(view: NodeView, living: bool) -> dict[str, Any]:
         "memory_bytes": beat.memory_bytes or None,
         "threads": beat.threads,
         "providers": list(beat.providers),
+        "links": [{"from": link.sender, "bytes_per_s": link.bytes_per_s} for link in beat.links],
         "failure": beat.failure,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 
@@ -18,6 +19,7 @@ from stages.batch import parts_below
 from stages.deployment import Deployment
 from stages.head import Head
 from stages.ledger import Ledger
+from stages.linkmeter import LinkMeter
 from stages.worker import WorkerCounters
 
 log = structlog.get_logger("understudy.node")
@@ -38,6 +40,7 @@ class DataPlane:
         self._deployments: dict[int, Deployment] = {}
         self._subscribed: dict[str, Subscription] = {}
         self._head_task: asyncio.Task[None] | None = None
+        self.links = LinkMeter()
         self.active_epoch = 0
         self.head: Head | None = None
 
@@ -131,11 +134,20 @@ class DataPlane:
 
     async def _on_activation(self, message: Message) -> None:
         """An activation or a failure from another node."""
+        arrived_s = time.perf_counter()
         try:
-            await self._accept(wire_activation.decode(message.data))
+            activation = wire_activation.decode(message.data)
+            self._observe(activation, arrived_s, len(message.data))
+            await self._accept(activation)
         except WireError as error:
             self._counters.dropped += 1
             log.warning("message-malformed", subject=message.subject, reason=error.reason, size_bytes=len(message.data))
+
+    def _observe(self, message: Activation | Failure, arrived_s: float, size_bytes: int) -> None:
+        """The newest frame's last hop tells who sent the message, and when."""
+        if isinstance(message, Activation) and (hops := message.frames[-1].hops):
+            sender, _, sent_s, _ = hops[-1]
+            self.links.observe(sender, sent_s=sent_s, arrived_s=arrived_s, size_bytes=size_bytes)
 
     async def _accept(self, message: Activation | Failure) -> None:
         """Raises WireError where the tensors are not those of the cut."""

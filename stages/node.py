@@ -19,7 +19,7 @@ import structlog
 
 from broker import control, subjects
 from broker.activation import Activation, Failure
-from broker.control import Activate, Assignment, Beat, Bye
+from broker.control import Activate, Assignment, Beat, Bye, LinkRate
 from broker.errors import BrokerError, UnderstudyError, WireError
 from broker.port import Broker, Message, Subscription
 from stages.blobs import BlobExchange, BlobStore
@@ -172,6 +172,7 @@ class Node:
             busy_s=self._counters.busy_s,
             rss_bytes=self._rss_bytes(),
             interval_s=self._settings.heartbeat_s,
+            links=tuple(LinkRate(sender=n, bytes_per_s=round(r)) for n, r in self._plane.links.bytes_per_s().items()),
         )
 
     def _rss_bytes(self) -> int:

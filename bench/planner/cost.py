@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil, inf
 from typing import Protocol
 
@@ -86,9 +87,7 @@ class Costs:
             raise ValueError(f"a node is there twice in {parts}")
         steps = [self.source_s(parts[0].node), self.sink_s(parts[-1].node)]
         steps += [self.compute_s(part.start, part.end, part.node) for part in parts]
-        steps += [
-            self.transfer_s(one.end, one.node, two.node) for one, two in zip(parts[:-1], parts[1:], strict=True)
-        ]
+        steps += [self.transfer_s(one.end, one.node, two.node) for one, two in pairwise(parts)]
         return max(steps)
 
     def _link(self, sender: int, receiver: int) -> float:

@@ -1,7 +1,7 @@
 """Chains and clusters to plan for; the same seed gives the same instance.
 
-- *published*: SEIFER's distribution (arXiv 2210.12219 and 2304.11941): nodes uniform in a square, bandwidth by distance,
-  one memory for all, no compute time, no source and no sink.
+- *published*: SEIFER's distribution (arXiv 2210.12219 and 2304.11941): nodes uniform in a square, bandwidth by
+  distance, one memory for all, no compute time, no source and no sink.
 - *mesh*, *star*: heterogeneous: unequal memory and speed, asymmetric links of which some are missing, source and sink.
 - *hard*: built to make walks repeat nodes: hardly more memory than needed, nodes that are nearly the same.
 """
@@ -94,12 +94,16 @@ def wifi(places_m: np.ndarray) -> tuple[tuple[float, ...], ...]:
     )
 
 
-def heterogeneous(chain: Chain, nodes: int, seed: int, *, star: bool) -> Instance:
-    """The whole problem. A node's memory is 0.3 to 2 times the largest need of one block or its share of the model."""
+def heterogeneous(chain: Chain, nodes: int, seed: int, *, star: bool, mild: bool = False) -> Instance:
+    """The whole problem. A node's memory is 0.3 to 2 times what one block needs, or twice its share of the model.
+
+    mild: 1 to 2 times, so that every node has room for every block.
+    """
     rng = np.random.default_rng([seed, nodes, 2 + star])
     base = max(max(needs(chain)), 2 * sum(chain.block_memory_bytes) / nodes)
+    least = 1.0 if mild else 0.3
     specs = tuple(
-        NodeSpec(name=f"n{index}", memory_bytes=int(base * rng.uniform(0.3, 2.0)), flops_per_s=_speed(rng))
+        NodeSpec(name=f"n{index}", memory_bytes=int(base * rng.uniform(least, 2.0)), flops_per_s=_speed(rng))
         for index in range(nodes)
     )
     source, sink = _rates(rng, nodes), _rates(rng, nodes)
@@ -122,10 +126,11 @@ def heterogeneous(chain: Chain, nodes: int, seed: int, *, star: bool) -> Instanc
             sink_bytes_per_s=sink,
             message_overhead_s=2e-4,
         )
-    return Instance(family="star" if star else "mesh", memory="unequal", seed=seed, chain=chain, cluster=cluster)
+    memory = "1 - 2" if mild else "0.3 - 2"
+    return Instance(family="star" if star else "mesh", memory=memory, seed=seed, chain=chain, cluster=cluster)
 
 
-HARD = ("ring", "nearly-equal", "hub", "tight")
+HARD = ("ring", "nearly-equal", "hub", "tight", "planted")
 
 
 def hard(kind: str, nodes: int, blocks: int, seed: int) -> Instance:
@@ -135,14 +140,18 @@ def hard(kind: str, nodes: int, blocks: int, seed: int) -> Instance:
     - nearly-equal: memories, speeds and links differ by a percent, so that classes do not merge.
     - hub: a few nodes have by far the best links, and walks come back to them.
     - tight: all memories together are hardly more than the model, and no two are equal.
+    - planted: the chain is cut at random into a stage for every node, whose memory is 3 % more than its stage needs:
+      there is a plan, and hardly any other.
     """
     rng = np.random.default_rng([seed, nodes, blocks, HARD.index(kind)])
     chain = synthetic_chain(blocks, 600 * MB, seed)
     share = sum(chain.block_memory_bytes) / nodes
     floor = max(needs(chain))
-    slack = {"ring": 2.0, "nearly-equal": 1.6, "hub": 2.0, "tight": 1.45}[kind]
-    spread = {"ring": 0.2, "nearly-equal": 0.01, "hub": 0.2, "tight": 0.4}[kind]
+    slack = {"ring": 2.0, "nearly-equal": 1.6, "hub": 2.0, "tight": 1.45, "planted": 1.0}[kind]
+    spread = {"ring": 0.2, "nearly-equal": 0.01, "hub": 0.2, "tight": 0.4, "planted": 0.2}[kind]
     memory = np.maximum(share * slack, floor) * rng.uniform(1 - spread, 1 + spread, nodes)
+    if kind == "planted":
+        memory = _planted(chain, nodes, rng)
     speed = 5e9 * rng.uniform(1 - spread, 1 + spread, nodes)
     rows = 10e6 * rng.uniform(0.99, 1.01, (nodes, nodes))
     if kind == "ring":
@@ -162,6 +171,12 @@ def hard(kind: str, nodes: int, blocks: int, seed: int) -> Instance:
         bandwidth_bytes_per_s=tuple(tuple(row) for row in rows.tolist()),
     )
     return Instance(family="hard", memory=kind, seed=seed, chain=chain, cluster=cluster)
+
+
+def _planted(chain: Chain, nodes: int, rng: np.random.Generator) -> np.ndarray:
+    cuts = sorted(rng.choice(np.arange(1, chain.blocks), nodes - 1, replace=False).tolist())
+    stages = zip([0, *cuts], [*cuts, chain.blocks], strict=True)
+    return rng.permutation([1.03 * chain.stage_memory_bytes(start, end) for start, end in stages])
 
 
 def without(instance: Instance, node: str) -> Instance:

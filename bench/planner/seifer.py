@@ -2,9 +2,9 @@
 
 Written from the papers' description, not from their code; what follows is our reading of it.
 
-1. Partition. All nodes count as having the smallest memory of the cluster. Among the partitions whose parts fit into it,
-   with at most n parts, the one whose largest transfer is the smallest is taken; of these the one that sends the least
-   in all. Links play no part in it, nor do compute times.
+1. Partition. All nodes count as having the smallest memory of the cluster. Among the partitions whose parts fit into
+   it, with at most n parts, the one whose largest transfer is the smallest is taken; of these the one that sends the
+   least in all. Links play no part in it, nor do compute times.
 2. Placement. The transfers q_1 .. q_{K-1} of the partition fall into classes by quantile: high, medium, low. From the
    highest class down, and in a class the longest run of neighbouring transfers first, a run of m transfers is matched
    with a path of m + 1 unused nodes whose slowest link is as fast as possible: bisection over the bandwidths, and for

@@ -75,6 +75,7 @@ def beat(node: str, **changes: Any) -> Beat:
         "dropped": 0,
         "busy_s": 0.0,
         "rss_bytes": 0,
+        "links": (),
         "interval_s": 0.1,
     }
     return Beat(**{**facts, **changes})

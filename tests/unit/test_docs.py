@@ -179,7 +179,7 @@ def test_the_protocol_names_every_field_of_the_status_document() -> None:
     beat = Beat(
         node="a", incarnation="i", pid=1, host="h", pipeline="p", assigned_epoch=1, ready_epoch=1, active_epoch=1,
         stages=(), failure="", memory_bytes=0, threads=1, providers=("CPU",), is_head=True, in_flight=0, waiting=0,
-        answered=0, failed=0, frames=0, dropped=0, busy_s=0.0, rss_bytes=0, interval_s=0.1,
+        answered=0, failed=0, frames=0, dropped=0, busy_s=0.0, rss_bytes=0, interval_s=0.1, links=(),
     )  # fmt: skip
     stage = Stage(first_block=0, end_block=1, node="a")
     state = ClusterState(pipeline="p")

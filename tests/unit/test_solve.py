@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.planner.instances import hard
 from planner.chain import Chain
 from planner.cluster import Cluster
 from planner.plan import NoPlanError, Objective, Plan
@@ -56,9 +57,10 @@ def assert_valid(plan: Plan, chain: Chain, cluster: Cluster) -> None:
         limit = cluster.nodes[cluster.names.index(stage.node)].memory_bytes
         assert limit is None or chain.stage_memory_bytes(stage.first_block, stage.end_block) <= limit
     seconds = steps_of_plan(chain, cluster, plan.stages)
-    assert [step.seconds for step in plan.steps] == seconds
-    assert plan.bottleneck_s == max(seconds) < INF
-    assert plan.latency_s == sum(seconds)
+    assert [step.seconds for step in plan.steps] == pytest.approx(seconds, rel=1e-12)
+    assert plan.bottleneck_s == pytest.approx(max(seconds), rel=1e-12)
+    assert max(seconds) < INF
+    assert plan.latency_s == pytest.approx(sum(seconds), rel=1e-12)
     assert plan.lower_bound_s <= plan.value_s + 1e-9
 
 
@@ -409,19 +411,12 @@ def test_without_time_a_valid_plan_and_a_true_bound_come_back(seed: int, objecti
         assert not plan.proven or plan.value_s == pytest.approx(best.value_s)
 
 
-def taking_turns() -> tuple[Chain, Cluster]:
-    """Two quick nodes that a walk takes in turns, and slow ones that a path needs."""
-    blocks = 6
-    links = tuple(tuple(8.0 if max(i, j) < 2 else 1.0 for j in range(blocks)) for i in range(blocks))
-    chain = make_chain([8] * (blocks + 1), memory=range(4, 4 + blocks))
-    return chain, make_cluster([9, 10, 11, 12, 13, 14], bandwidth_bytes_per_s=links)
-
-
 def test_a_gap_that_time_left_open_is_reported_as_such() -> None:
-    chain, cluster = taking_turns()
-    plan = solve(chain, cluster, time_limit_s=0.0, clock=Clock())
-    best = solve(chain, cluster, clock=lambda: 0.0)
-    assert_valid(plan, chain, cluster)
+    """Memory so tight that nearly all nodes are needed: quick to find a plan for, slow to prove one."""
+    hard_case = hard("tight", 20, 60, 0)
+    plan = solve(hard_case.chain, hard_case.cluster, time_limit_s=0.0, clock=Clock())
+    best = solve(hard_case.chain, hard_case.cluster, clock=lambda: 0.0)
+    assert_valid(plan, hard_case.chain, hard_case.cluster)
     assert (best.proven, best.gap) == (True, 0.0)
     assert plan.lower_bound_s < best.bottleneck_s <= plan.bottleneck_s
     assert not plan.proven
@@ -429,13 +424,13 @@ def test_a_gap_that_time_left_open_is_reported_as_such() -> None:
 
 
 def test_a_clock_that_stands_still_never_runs_out_and_solving_takes_no_time() -> None:
-    chain, cluster = taking_turns()
-    plan = solve(chain, cluster, time_limit_s=0.0, clock=lambda: 5.0)
+    hard_case = hard("ring", 20, 60, 0)
+    plan = solve(hard_case.chain, hard_case.cluster, time_limit_s=0.0, clock=lambda: 5.0)
     assert (plan.proven, plan.solve_s) == (True, 0.0)
 
 
 def test_the_time_that_solving_took_is_read_from_the_clock() -> None:
-    ticks = iter([10.0, 12.5])
+    ticks = itertools.chain([10.0], itertools.repeat(12.5))
     assert solve(make_chain((1, 1)), make_cluster([None]), clock=lambda: next(ticks)).solve_s == 2.5
 
 

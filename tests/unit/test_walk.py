@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from planner.dive import OutOfStatesError, dive
+from planner.paths import OutOfStatesError, find_path
 from planner.problem import Problem, make_problem
 from planner.search import Search, bottleneck, candidates, steps_of
 from planner.walk import Memory, Visit, quickest_walk, walk_exists
@@ -110,7 +110,7 @@ def test_diving_finds_simple_paths_within_the_limit_wherever_there_are_some(seed
     problem = make_problem(chain, cluster)
     optimum = min((value.bottleneck_s for value in all_values(chain, cluster, stages)), default=math.inf)
     for limit_s in candidates(problem).tolist():
-        visits = dive(problem, limit_s, stages)
+        visits = find_path(problem, limit_s, stages)
         assert (visits is not None) == (optimum <= limit_s)
         if visits is not None:
             assert bottleneck(problem, visits) <= limit_s
@@ -122,7 +122,7 @@ def test_diving_finds_simple_paths_within_the_limit_wherever_there_are_some(seed
 def test_diving_gives_up_after_a_bounded_number_of_states() -> None:
     chain, cluster, _ = hidden_path(seed=6, count=18)
     with pytest.raises(OutOfStatesError):
-        dive(make_problem(chain, cluster), 1.0, None)
+        find_path(make_problem(chain, cluster), 1.0, None)
 
 
 def test_steps_are_source_stages_transfers_and_sink_in_order() -> None:

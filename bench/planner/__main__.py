@@ -1,0 +1,63 @@
+"""Plans of random, greedy, SEIFER's method and the planner against the optimum. bench/METHODOLOGY.md says how.
+
+`python -m bench.planner --quick` takes less than a minute, without `--quick` less than six.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import harness
+from bench.planner.measure import FULL, QUICK, measure
+from bench.planner.plot import MissingPlotterError, load_plotter, plot
+from bench.planner.report import document, show
+
+PACKAGES = ("numpy", "onnx")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.planner", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few seeds")
+    parser.add_argument("--seed", type=int, default=0, help="of the first instance of each kind; default: 0")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw ratios and times (needs matplotlib)")
+    options = parser.parse_args(arguments)
+    if options.seed < 0:
+        parser.error("--seed: at least 0 is wanted")
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parse(arguments)
+    # A pipe has no width of its own, and tables must not be folded to 80 columns there.
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=150)
+    if options.plot is not None:
+        try:
+            load_plotter()  # before minutes of measuring, not after them
+        except MissingPlotterError as error:
+            console.print(f"[red]{error}[/]")
+            return 2
+    started_s = time.perf_counter()
+
+    def progress(title: str) -> None:
+        console.print(f"{time.perf_counter() - started_s:4.0f} s  {title} ...", style="dim")
+
+    measured = measure(QUICK if options.quick else FULL, options.seed, progress)
+    show(console, measured)
+    if options.json is not None:
+        head = {"benchmark": "planner", "quick": options.quick, "seed": options.seed}
+        harness.write_json(options.json, {**head, "machine": harness.machine(PACKAGES), **document(measured)})
+    if options.plot is not None:
+        plot(measured, options.plot)
+    console.print(f"{time.perf_counter() - started_s:.0f} s", style="dim")
+    return 1 if any(record.faults for record in measured.all()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
