@@ -27,7 +27,12 @@ MAX_CELLS = 1_500_000
 """Largest memory size x classes x cuts of a walk's states: about 40 MB, and a tenth of a second a pass. Above it,
 deciding paths is quicker."""
 
-QUICKEN_S = 0.1
+INSIST_FACTOR = 4
+"""So much more memory is used where nothing else has decided."""
+
+BISECT_STATES = 60_000
+
+QUICKEN_S = 0.02
 """How long a plan whose bottleneck is proven is made quicker, beyond the first attempt."""
 
 LAST_MOMENT_S = 0.5
@@ -72,13 +77,15 @@ class Search:
         """
         if len(self._values) == 0 or not self._exists(len(self._values) - 1):
             return None
-        low, path, decided = self._climb()
+        low, path, decided = self._climb(0)
         if low >= len(self._values):
             return None
         if path is None:
-            path, low = self._bisect(low, low if decided else None)
+            path, low = self._bisect(low, low if decided else None, None, BISECT_STATES)
             if path is None:
                 return None
+            if self._index_of(path) > low and self._clock() < self._deadline_s:
+                path, low = self._insist(path, low)
         bound = float(self._values[low])
         if self._index_of(path) <= low:
             path = self._quicken(path, bound)
@@ -98,14 +105,22 @@ class Search:
                 path = self._any_path()
                 return None if path is None else Found(visits=tuple(path), lower_bound_s=bound)
 
-    def _climb(self) -> tuple[int, list[Visit] | None, bool]:
-        """Raise the bound by remembering nodes, while that is cheap and decides something.
+    def _insist(self, path: list[Visit], low: int) -> tuple[list[Visit], int]:
+        """What is left undecided: remember more, and then decide with all the time that is left."""
+        self._max_cells *= INSIST_FACTOR
+        low, found, decided = self._climb(low)
+        if found is not None:
+            return found, low
+        best, low = self._bisect(low, low if decided else None, path, None)
+        return best or path, low
+
+    def _climb(self, low: int) -> tuple[int, list[Visit] | None, bool]:
+        """Raise the bound by remembering nodes, while memory for that is left and no path is decided.
 
         Returns:
             The least candidate that may be the optimum; a path at it, or None; whether it is decided that there is
             none at it.
         """
-        low = 0
         while True:
             found = self._least_index(low)
             if found is None:
@@ -124,18 +139,31 @@ class Search:
             if self._clock() > self._deadline_s or not self._remember(repeated):
                 return low, None, False
 
-    def _bisect(self, low: int, without: int | None) -> tuple[list[Visit] | None, int]:
+    def _bisect(
+        self, low: int, without: int | None, best: list[Visit] | None, max_states: int | None
+    ) -> tuple[list[Visit] | None, int]:
         """The best path, by deciding candidates between `low` and a first path; and the least candidate that is not
-        proven to have none. `without`: a candidate that is proven to have none."""
+        proven to have none.
+
+        Args:
+            without: a candidate that is proven to have none.
+            best: a first path, if one is known.
+            max_states: give a candidate up after so many; None: at the deadline.
+        """
         proven = low if without is None else without + 1
-        best = self._any_path()
+        best = best or self._any_path()
         if best is None:
             return None, proven
+
+        def may_go_on(states: int) -> bool:
+            in_time = self._clock() < self._deadline_s and (max_states is None or states <= max_states)
+            return states <= MAX_STATES or in_time
+
         low, high = proven, self._index_of(best)
         while low < high:
             middle = (low + high) // 2
             try:
-                path = find_path(self._problem, float(self._values[middle]), self._stages, self._may_go_on)
+                path = find_path(self._problem, float(self._values[middle]), self._stages, may_go_on)
             except OutOfStatesError:
                 low = middle + 1
                 continue
@@ -157,9 +185,6 @@ class Search:
                 return walk[0]
             if self._clock() > deadline_s or not self._remember(repeated):
                 return path
-
-    def _may_go_on(self, states: int) -> bool:
-        return states <= MAX_STATES or self._clock() < self._deadline_s
 
     def _any_path(self) -> list[Visit] | None:
         """Any plan at all, until the deadline, and for a moment where that is over. None: proven, there is none."""

@@ -93,7 +93,7 @@ def _ratio_cell(group: Sequence[Record], method: str) -> str:
 
 def left_out(records: Sequence[Record]) -> str:
     one = sum(record.outcome == "one node" for record in records)
-    none = sum(record.outcome == "no plan" for record in records)
+    none = sum(record.outcome in ("no plan", "gave up") for record in records)
     return f"{len(records)} instances; left out: {one} where one node holds the model, {none} without a plan."
 
 
@@ -153,7 +153,8 @@ def hard_table(records: Sequence[Record]) -> Table:
         if known and record.bottleneck_s > 0:
             value, method = min(known)
             best = f"{value / record.bottleneck_s:.2f} ({method})"
-        gap = "no plan" if record.outcome == "no plan" else "proven" if record.proven else f"{record.gap:.1%}"
+        undone = record.outcome in ("no plan", "gave up")
+        gap = record.outcome if undone else "proven" if record.proven else f"{record.gap:.1%}"
         cells = (record.nodes, record.blocks, record.seed, record.stages)
         seconds = f"{record.solve_s:.2f} s"
         table.add_row(record.memory, *map(str, cells), seconds, f"{record.limit_s:.0f} s", gap, best)
