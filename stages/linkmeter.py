@@ -1,12 +1,13 @@
 """The rate of the links into a node, from the activations that come over them anyway.
 
-Clocks of two machines differ, so only differences on one clock are used. Let two messages of one sender follow each
-other, sent s_1, s_2 by its clock, arrived a_1, a_2 by ours. If they moved apart on the way, a_2 - a_1 > s_2 - s_1, the
-second waited behind the first: the link was busy all the time between the arrivals, and carried just the second. Then
+Clocks of two machines differ, so only differences on one clock are used. A message sent at s by its sender's clock and
+arrived at a by ours has the delay d = a - s, its time on the way plus an unknown constant; the least lately stands
+for an empty link. A message whose delay exceeds that by more than the time since the arrival before it was on its way
+already when that one arrived: it waited behind it, and the link carried just this message in between. Then
 
-    rate = size_2 / (a_2 - a_1).
+    rate = size / (a - a_before).
 
-(A packet pair: Keshav, SIGCOMM 1991.) A link that is never busy shows nothing, and is no bottleneck either.
+(A packet pair: Keshav, SIGCOMM 1991.) A link on which nothing ever waits shows nothing, and is no bottleneck either.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from statistics import median
 MIN_BYTES = 32 << 10
 """Smaller messages say more of the event loop than of the link."""
 
-BUSY = 0.7
-"""Sent this much closer together than they arrived: only then were the two surely queued behind each other."""
+MAX_DELAYS = 256
+"""The least delay is that of so many messages: a clock that is set, or drifts, is followed."""
+
+MAX_WAIT_S = 60.0
+"""A longer wait is none, but a clock that was set."""
 
 MIN_SAMPLES = 8
 MAX_SAMPLES = 64
@@ -28,8 +32,8 @@ MAX_SENDERS = 256
 
 @dataclass(slots=True)
 class _Link:
-    sent_s: float
     arrived_s: float
+    delays: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_DELAYS))
     rates: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
 
 
@@ -52,13 +56,17 @@ class LinkMeter:
             return
         link = self._links.get(sender)
         if link is None:
-            if len(self._links) < MAX_SENDERS:
-                self._links[sender] = _Link(sent_s, arrived_s)
-            return
-        sent_gap_s, arrival_gap_s = sent_s - link.sent_s, arrived_s - link.arrived_s
-        link.sent_s, link.arrived_s = sent_s, arrived_s
-        if arrival_gap_s > 0 and 0 <= sent_gap_s < BUSY * arrival_gap_s:
-            link.rates.append(size_bytes / arrival_gap_s)
+            if len(self._links) >= MAX_SENDERS:
+                return
+            link = self._links[sender] = _Link(arrived_s)
+        delay_s, gap_s = arrived_s - sent_s, arrived_s - link.arrived_s
+        waited_s = delay_s - min(link.delays, default=delay_s)
+        if abs(waited_s) > MAX_WAIT_S:
+            link.delays.clear()
+        elif 0 < gap_s < waited_s:
+            link.rates.append(size_bytes / gap_s)
+        link.delays.append(delay_s)
+        link.arrived_s = arrived_s
 
     def bytes_per_s(self) -> dict[str, float]:
         """The median rate from each sender whose link was busy often enough to tell."""

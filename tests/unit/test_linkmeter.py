@@ -59,3 +59,15 @@ def test_a_clock_that_is_set_back_harms_nothing() -> None:
     stream(meter, rate=1e6, every_s=0.05, size_bytes=100_000, count=20)
     meter.observe("a", sent_s=0.0, arrived_s=1e9, size_bytes=100_000)
     assert meter.bytes_per_s()["a"] == pytest.approx(1e6, rel=0.01)
+
+
+def test_a_sender_that_is_paced_by_the_answers_keeps_the_link_busy_too() -> None:
+    """A window of 4: each message is sent when the fourth before it has arrived, as fast as they arrive."""
+    meter = LinkMeter()
+    size, rate, window = 100_000, 1e6, 4
+    arrivals: list[float] = []
+    for number in range(60):
+        sent_s = arrivals[number - window] if number >= window else 0.0
+        arrivals.append(max(sent_s, arrivals[-1] if arrivals else 0.0) + size / rate)
+        meter.observe("a", sent_s=sent_s + OFFSET_S, arrived_s=arrivals[-1], size_bytes=size)
+    assert meter.bytes_per_s()["a"] == pytest.approx(rate, rel=0.01)
