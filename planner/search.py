@@ -59,13 +59,12 @@ class Search:
         stages: int | None,
         deadline_s: float,
         clock: Callable[[], float] = time.perf_counter,
-        max_cells: int | None = None,
     ) -> None:
         self._problem = problem
         self._stages = stages
         self._deadline_s = deadline_s
         self._clock = clock
-        self._max_cells = MAX_CELLS if max_cells is None else max_cells
+        self._max_cells = MAX_CELLS
         self._remembered: list[int] = []
         self._values = candidates(problem)
 
@@ -93,17 +92,12 @@ class Search:
 
     def least_latency(self) -> Found | None:
         """The same for the sum of all steps. Raises GaveUpError likewise."""
-        while True:
-            walk = quickest_walk(self._problem, self._memory(), np.inf)
-            if walk is None:
-                return None
-            visits, bound = walk
-            repeated = self._repeated(visits)
-            if not repeated:
-                return Found(visits=tuple(visits), lower_bound_s=bound)
-            if self._clock() > self._deadline_s or not self._remember(repeated):
-                path = self._any_path()
-                return None if path is None else Found(visits=tuple(path), lower_bound_s=bound)
+        found = self._quickest_path(np.inf, self._deadline_s)
+        if found is None:
+            return None
+        path, bound = found
+        path = path or self._any_path()
+        return None if path is None else Found(visits=tuple(path), lower_bound_s=bound)
 
     def _insist(self, path: list[Visit], low: int) -> tuple[list[Visit], int]:
         """What is left undecided: remember more, and then decide with all the time that is left."""
@@ -176,15 +170,26 @@ class Search:
     def _quicken(self, path: list[Visit], bound: float) -> list[Visit]:
         """A path with the same bottleneck and less latency: the least, if a little time is enough to find it."""
         deadline_s = min(self._deadline_s, self._clock() + QUICKEN_S)
+        found = self._quickest_path(bound * (1 + ROUNDING), deadline_s)
+        return path if found is None or found[0] is None else found[0]
+
+    def _quickest_path(self, limit_s: float, deadline_s: float) -> tuple[list[Visit] | None, float] | None:
+        """Remember nodes until the quickest walk with every step within `limit_s` is a path.
+
+        Returns:
+            The path, or None where time or memory ran out before; and a latency that no path is below. None: there is
+            not even a walk.
+        """
         while True:
-            walk = quickest_walk(self._problem, self._memory(), bound * (1 + ROUNDING))
+            walk = quickest_walk(self._problem, self._memory(), limit_s)
             if walk is None:
-                return path
-            repeated = self._repeated(walk[0])
+                return None
+            visits, bound = walk
+            repeated = self._repeated(visits)
             if not repeated:
-                return walk[0]
+                return visits, bound
             if self._clock() > deadline_s or not self._remember(repeated):
-                return path
+                return None, bound
 
     def _any_path(self) -> list[Visit] | None:
         """Any plan at all, until the deadline, and for a moment where that is over. None: proven, there is none."""

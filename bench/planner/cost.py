@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, inf
-from typing import Protocol
 
 from planner.chain import Chain
 from planner.cluster import Cluster
@@ -25,12 +24,6 @@ class Part:
 
 
 Parts = tuple[Part, ...]
-
-
-class Method(Protocol):
-    """A way to plan; None: it found no plan."""
-
-    def __call__(self, costs: Costs) -> Parts | None: ...
 
 
 class Costs:
