@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgpack
 from pydantic import Field, TypeAdapter, ValidationError
@@ -24,6 +24,11 @@ Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 PipelineOrNone = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,62})?$")]
+NameOrNone = PipelineOrNone
+PartName = Annotated[str, Field(pattern=r"^[a-z-]+:[0-9]+-[0-9]+(:[A-Za-z0-9_.+-]+)?$", max_length=200)]
+PartNameOrNone = Annotated[str, Field(pattern=r"^([a-z-]+:[0-9]+-[0-9]+(:[A-Za-z0-9_.+-]+)?)?$", max_length=200)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Technique = Literal["none", "standby", "stand-in", "skip", "exit"]
 Text = Annotated[str, Field(max_length=4096)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Interval = Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)]
@@ -48,48 +53,72 @@ class StageRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageAssignment:
-    """A stage that a node shall host, and the sub-model that it runs."""
+class PartRef:
+    """A model that takes the activation of cut `first_block` to that of cut `end_block`: a stage, or what stands by for
+    one. `part` is its name (`planner.part`), `model` its ONNX file."""
 
+    part: PartName
     first_block: Count
     end_block: Count
-    submodel: BlobRef
+    model: BlobRef
 
     def __post_init__(self) -> None:
         if self.first_block >= self.end_block:
-            raise ValueError(f"a stage of blocks [{self.first_block}, {self.end_block}) is empty")
+            raise ValueError(f"a part of blocks [{self.first_block}, {self.end_block}) is empty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteHop:
-    """The activation of `cut` goes to `node`."""
+    """The activation of cut `part.first_block` goes to `node`, which runs the part."""
 
-    cut: Count
     node: Name
+    part: PartRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """For each cut that starts a stage, the node that it goes to; the last hop is cut B, which goes to the head."""
+    """The way of every frame of an epoch: hops from cut 0 to cut `blocks`, whose activation goes to the head.
+
+    Attributes:
+        head: the node that hosts the head.
+        standby_head: the node that takes over from it; empty: none.
+        technique, exit, expected_accuracy: how answers of this epoch come about; in every result.
+    """
 
     epoch: Count
-    head: Name
+    blocks: Count
     hops: tuple[RouteHop, ...]
+    head: Name
+    standby_head: NameOrNone = ""
+    technique: Technique = "none"
+    exit: PartNameOrNone = ""
+    expected_accuracy: Share | None = None
 
     def __post_init__(self) -> None:
-        cuts = [hop.cut for hop in self.hops]
-        if len(cuts) < 2 or cuts[0] != 0 or cuts != sorted(set(cuts)):
-            raise ValueError(
-                f"a route needs hops from cut 0 to the last cut, each later than the one before: {cuts[:20]}"
-            )
-        if self.hops[-1].node != self.head:
-            raise ValueError("the last cut must go to the head")
+        cuts = [0]
+        for hop in self.hops:
+            if hop.part.first_block != cuts[-1]:
+                raise ValueError(f"a route's hops must join: cut {cuts[-1]} is followed by cut {hop.part.first_block}")
+            cuts.append(hop.part.end_block)
+        if not self.hops or cuts[-1] != self.blocks:
+            raise ValueError(f"a route must reach cut {self.blocks}, this one ends at cut {cuts[-1]}")
 
     def node_of(self, cut: int) -> str:
+        """Where the activation of a cut goes. Raises KeyError where the route does not pass it."""
+        if cut == self.blocks:
+            return self.head
         for hop in self.hops:
-            if hop.cut == cut:
+            if hop.part.first_block == cut:
                 return hop.node
         raise KeyError(cut)
+
+    def parts_on(self, node: str) -> tuple[PartRef, ...]:
+        return tuple(hop.part for hop in self.hops if hop.node == node)
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """Every node that the route needs; the standby head's is not among them."""
+        return frozenset({hop.node for hop in self.hops} | {self.head})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,23 +136,53 @@ class FlowSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """What a node shall load, and the route that it will serve once the epoch is activated."""
+    """The route of an epoch: a node loads the parts that the route places on it, and serves it once it is activated."""
+
+    pipeline: Name
+    controller: Text
+    spec: BlobRef
+    route: Route
+    flow: FlowSettings
+
+    @property
+    def epoch(self) -> int:
+        return self.route.epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spares:
+    """What a node shall keep loaded besides its stages, for routes to come. Replaces what it was told before; `epoch`
+    counts these messages, and is none of a route."""
 
     pipeline: Name
     controller: Text
     epoch: Count
     spec: BlobRef
-    stages: tuple[StageAssignment, ...]
-    route: Route
-    flow: FlowSettings
+    parts: tuple[PartRef, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activate:
-    """Frames follow the route of `epoch` from now on; older epochs are over."""
+    """Frames follow the route of `epoch` from now on.
+
+    Attributes:
+        drain: frames that are in flight finish on the route before; otherwise that one is over, and the head sends them
+            again. Also sent with False for an epoch that is active: whatever is older is over now.
+        previous_head: the node that hosts the head until now, where that is alive: it is asked what it will finish.
+        assignment: the route itself, where the nodes have not been told of it before: a way around a failure, over
+            parts that are loaded.
+    """
 
     pipeline: Name
+    controller: Text
     epoch: Count
+    drain: bool
+    previous_head: NameOrNone
+    assignment: Assignment | None
+
+    def __post_init__(self) -> None:
+        if self.assignment is not None and self.assignment.epoch != self.epoch:
+            raise ValueError(f"epoch {self.epoch} is activated with the route of epoch {self.assignment.epoch}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,8 +202,16 @@ class Beat:
         pipeline: what it works for; empty while it is free.
         assigned_epoch, ready_epoch, active_epoch: the newest epoch that it was told of, has loaded, serves. 0: none.
         failure: why the assigned epoch could not be loaded; empty if nothing is wrong.
+        controller: who assigned it; empty: nobody did.
+        spares, spares_epoch: names of the parts that it has loaded for routes to come, and the epoch of the newest
+            `Spares` that it was told.
         memory_bytes: its limit for stages; 0: no limit.
-        in_flight, answered, failed: the head's counters; 0 on other nodes.
+        in_flight, waiting, answered, failed: the head's counters; 0 on other nodes.
+        answered_epoch: the newest epoch of which the head has put out an answer; sent at once when that changes.
+        oldest_epoch: the oldest epoch that a frame in flight was sent on; 0: none is in flight.
+        sent_again, degraded: of the head: frames sent a second time, answers by another technique than `none`.
+        latency_s: of the head: mean over the last answers of the active epoch; 0: none yet.
+        leaving: it wants to stop, and waits until the pipeline goes on without it.
         dropped: messages that the node dropped because they were malformed, stale or over a bound.
         busy_s: seconds of inference since the start.
         rss_bytes: memory of the process.
@@ -161,6 +228,9 @@ class Beat:
     active_epoch: Count
     stages: tuple[StageRef, ...]
     failure: Text
+    controller: Text
+    spares: tuple[PartName, ...]
+    spares_epoch: Count
     memory_bytes: Count
     threads: Count
     providers: tuple[str, ...]
@@ -169,12 +239,33 @@ class Beat:
     waiting: Count
     answered: Count
     failed: Count
+    answered_epoch: Count
+    oldest_epoch: Count
+    sent_again: Count
+    degraded: Count
+    latency_s: Seconds
+    leaving: bool
     frames: Count
     dropped: Count
     busy_s: Seconds
     rss_bytes: Count
     interval_s: Interval
     links: tuple[LinkRate, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirm:
+    """A head that was paused asks the controller whether it still is the head. A request: answered by `Confirmed`."""
+
+    node: Name
+    incarnation: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmed:
+    """`head`: whether the node that asked is."""
+
+    head: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,15 +315,19 @@ class ProbeAck:
     at_s: Seconds
 
 
-_KINDS = (Beat, Bye, Assignment, Activate, ProbeOrder, ProbeResult, ProbeAck)
+_KINDS = (Beat, Confirm, Confirmed, Bye, Assignment, Spares, Activate, ProbeOrder, ProbeResult, ProbeAck)
 
-Control = TypeVar("Control", Beat, Bye, Assignment, Activate, ProbeOrder, ProbeResult, ProbeAck)
+Control = TypeVar(
+    "Control", Beat, Confirm, Confirmed, Bye, Assignment, Spares, Activate, ProbeOrder, ProbeResult, ProbeAck
+)
 
 
 _ADAPTERS: Mapping[Any, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in _KINDS}
 
 
-def encode(message: Beat | Bye | Assignment | Activate | ProbeOrder | ProbeResult | ProbeAck) -> bytes:
+def encode(
+    message: Beat | Confirm | Confirmed | Bye | Assignment | Spares | Activate | ProbeOrder | ProbeResult | ProbeAck,
+) -> bytes:
     packed = msgpack.packb(message, default=_fields)
     assert isinstance(packed, bytes)  # noqa: S101 - msgpack has no type hints
     return packed

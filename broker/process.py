@@ -45,10 +45,11 @@ async def spawn(
     )
 
 
-async def terminate(process: asyncio.subprocess.Process, grace_s: float) -> int:
-    """Ask a child to end (SIGTERM), kill it if it has not after `grace_s`, and return its exit code. Idempotent."""
+async def terminate(process: asyncio.subprocess.Process, grace_s: float, number: int = signal.SIGTERM) -> int:
+    """Ask a child to end (by the signal `number`), kill it if it has not after `grace_s`, and return its exit code.
+    Idempotent."""
     if process.returncode is None:
-        _signal(process, signal.SIGTERM)
+        _signal(process, number)
     try:
         async with asyncio.timeout(grace_s):
             return await process.wait()

@@ -49,7 +49,7 @@ log_file: {log_file}
 jetstream {{ store_dir: {store} }}
 accounts {{
   DATA {{ jetstream: enabled, users: [ {{ user: data, password: {data_password} }} ] }}
-  CTRL {{ users: [ {{ user: control, password: {control_password} }} ] }}
+  CTRL {{ jetstream: enabled, users: [ {{ user: control, password: {control_password} }} ] }}
   SYS {{ users: [ {{ user: system, password: {system_password} }} ] }}
 }}
 system_account: SYS

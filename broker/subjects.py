@@ -8,6 +8,10 @@ Data subjects (any client may use the first three):
 | `understudy.<pipeline>.out`          | a result: JSON                                              |
 | `understudy.<pipeline>.dead`         | a dead letter: JSON                                         |
 | `understudy.<pipeline>.cut.<k>.<node>` | an activation (`broker.activation`) of cut k for that node |
+| `understudy.<pipeline>.lead`         | a head has begun: JSON, with whether it knows what was published before |
+| `understudy.<pipeline>.events`       | what happened to the pipeline, and what was done: JSON      |
+| `understudy.<pipeline>.journal`      | request: the controller answers the records of its journal  |
+| `understudy.<pipeline>.handover.<node>` | request: a new head asks the one before what it will finish |
 | `understudy._.status`                | request: every controller answers its status as JSON        |
 | `understudy._.blob.<sha256>`         | request: a chunk of a sub-model, from whoever has it        |
 | `understudy._.probe-data.<node>`     | request: a chunk that measures a link; answered by `ProbeAck` |
@@ -17,8 +21,12 @@ Control subjects (their own account where the broker has accounts), messages of 
 | subject                              | carries                                   |
 | ------------------------------------ | ----------------------------------------- |
 | `understudy._.beat.<node>`           | `Beat`: node to every controller          |
+| `understudy._.pulse.<node>`          | `broker.pulse.Pulse`: the same way, often and tiny |
 | `understudy._.bye`                   | `Bye`: a node leaves on purpose           |
 | `understudy._.assign.<node>`         | `Assignment`: controller to one node      |
+| `understudy._.spares.<node>`         | `Spares`: controller to one node          |
+| `understudy._.update.<pipeline>`     | request: the manifest of a bundle to serve in place of what is |
+| `understudy._.confirm.<pipeline>`    | request: `Confirm`, from a head that was paused; answered by `Confirmed` |
 | `understudy._.activate.<pipeline>`   | `Activate`: controller to all its nodes   |
 | `understudy._.probe.<node>`          | request: `ProbeOrder`; answered by `ProbeResult` |
 """
@@ -33,6 +41,7 @@ ROOT = "understudy"
 
 STATUS = f"{ROOT}._.status"
 BEATS = f"{ROOT}._.beat.*"
+PULSES = f"{ROOT}._.pulse.*"
 BYE = f"{ROOT}._.bye"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -67,6 +76,35 @@ def activation(pipeline: str, cut: int, node: str) -> str:
     return f"{ROOT}.{pipeline}.cut.{cut}.{node}"
 
 
+def activations(pipeline: str, node: str) -> str:
+    """All cuts of a node."""
+    return f"{ROOT}.{pipeline}.cut.*.{node}"
+
+
+def handover(pipeline: str, node: str) -> str:
+    return f"{ROOT}.{pipeline}.handover.{node}"
+
+
+def lead(pipeline: str) -> str:
+    return f"{ROOT}.{pipeline}.lead"
+
+
+def confirm(pipeline: str) -> str:
+    return f"{ROOT}._.confirm.{pipeline}"
+
+
+def events(pipeline: str) -> str:
+    return f"{ROOT}.{pipeline}.events"
+
+
+def update(pipeline: str) -> str:
+    return f"{ROOT}._.update.{pipeline}"
+
+
+def journal(pipeline: str) -> str:
+    return f"{ROOT}.{pipeline}.journal"
+
+
 def blob(sha256: str) -> str:
     return f"{ROOT}._.blob.{sha256}"
 
@@ -75,8 +113,16 @@ def beat(node: str) -> str:
     return f"{ROOT}._.beat.{node}"
 
 
+def pulse(node: str) -> str:
+    return f"{ROOT}._.pulse.{node}"
+
+
 def assign(node: str) -> str:
     return f"{ROOT}._.assign.{node}"
+
+
+def spares(node: str) -> str:
+    return f"{ROOT}._.spares.{node}"
 
 
 def activate(pipeline: str) -> str:

@@ -1,58 +1,75 @@
-"""The controller's effects: hear nodes, carry out what `decide` says, answer status requests."""
+"""The controller's effects: carries out what `decide` says. What it hears is `recovery.observer`."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, assert_never
+from collections.abc import Callable
+from typing import Any, assert_never
 
 import structlog
 
-from broker import control, subjects
+from broker import subjects
 from broker.activation import HEADER_RESERVE_BYTES
-from broker.control import Activate, Assignment, Beat, BlobRef, Bye, FlowSettings, Route, RouteHop, StageAssignment
-from broker.errors import BrokerError, UnderstudyError, WireError
-from broker.port import Broker, Message
+from broker.control import FlowSettings, Route
+from broker.errors import BrokerError, UnderstudyError
+from broker.port import Broker
 from planner.chain import Chain
-from planner.cluster import NodeSpec
-from planner.plan import NoPlanError, Plan, Stage
-from recovery.decide import Announce, MakePlan, Policy, Tell, decide, unheard
-from recovery.rates import RateMeter
+from planner.cluster import Cluster, NodeSpec
+from planner.plan import NoPlanError, Plan
+from recovery.decide import (
+    Action,
+    Announce,
+    Bridge,
+    MakePlan,
+    PlaceSpares,
+    Policy,
+    Prepare,
+    Retire,
+    RollBack,
+    Tell,
+    TellSpares,
+    bridge,
+    decide,
+    unheard,
+)
+from recovery.journal import Journal, Record
+from recovery.liveness import OwnClock
+from recovery.messenger import Messenger
+from recovery.model import ModelSource, Planner, Served, UpdateError
+from recovery.observer import TICK_S, Observer
+from recovery.options import Placed, stages_of
+from recovery.readiness import Readiness
+from recovery.reporter import Reporter
+from recovery.routes import bridge_route, plan_route
+from recovery.speeds import SpeedMeter
 from recovery.state import (
     Activated,
     ClusterState,
-    Event,
-    Heard,
-    Left,
+    Drained,
+    KeptPlan,
     NoPlan,
     Planned,
     Told,
-    apply,
+    UpdateDropped,
+    UpdateWanted,
     choose_head,
-    usable,
+    choose_standby_head,
+    lost,
+    next_epoch,
+    standby_besides,
 )
 from recovery.status import status
+from recovery.store import Store
 
 log = structlog.get_logger("understudy.controller")
 
-TICK_S = 0.25
-"""How often time alone (a silence) may lead to a decision."""
+ACT_S = 0.25
+"""How often time alone (besides a silence) may lead to a decision."""
 
-Planner = Callable[[Sequence[NodeSpec], int], Plan]
-"""Makes a plan for the nodes that are there, in a thread; told how many plans were before it. Raises NoPlanError."""
-
-
-class ModelSource(Protocol):
-    """What the service needs of the model: its chain, and content-addressed pieces that nodes can fetch."""
-
-    chain: Chain
-    spec: BlobRef
-
-    async def submodel(self, first_block: int, end_block: int) -> BlobRef:
-        """Cut the sub-model of blocks [first_block, end_block) and offer it to the nodes."""
+BETTER = 0.95
+"""A plan replaces one that serves well only if its objective is at most so much of that one's."""
 
 
 class RecoveryService:
@@ -67,161 +84,276 @@ class RecoveryService:
         source: ModelSource,
         policy: Policy,
         flow: FlowSettings,
-        planner: Planner,
+        planner_for: Callable[[Chain], Planner],
+        cluster: Cluster | None = None,
+        system_url: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._pipeline = subjects.check_name("pipeline", pipeline)
+        subjects.check_name("pipeline", pipeline)
+        own_clock = OwnClock(clock, tick_s=TICK_S)
+        controller = secrets.token_hex(8)
         self._data = data
-        self._control = control_broker
-        self._source = source
         self._policy = policy
-        self._flow = flow
-        self._planner = planner
-        self._clock = clock
-        self._id = secrets.token_hex(8)
+        self._planner_for = planner_for
+        self._served = Served(source, planner_for(source.chain))
+        self._candidate: Served | None = None
+        self._update: asyncio.Future[None] | None = None
+        self._before_update: tuple[Plan, Route] | None = None
         self._wake = asyncio.Event()
-        self._rates = RateMeter()
-        self._announced_at_s = 0.0
-        self.state = ClusterState(pipeline=pipeline, started_s=clock())
+        self._bridges: set[asyncio.Task[None]] = set()
+        self._store = Store(ClusterState(pipeline=pipeline, controller=controller, started_s=own_clock()), own_clock)
+        self._journal = Journal(clock=clock)
+        self._messenger = Messenger(control_broker, pipeline=pipeline, controller=controller, flow=flow)
+        self._observer = Observer(
+            broker=control_broker,
+            system_url=system_url,
+            store=self._store,
+            clock=own_clock,
+            journal=self._journal,
+            on_loss=self._react,
+            on_news=self._wake.set,
+        )
+        self._observer.speeds = SpeedMeter(source.chain)
+        self._readiness = Readiness(
+            store=self._store,
+            messenger=self._messenger,
+            observer=self._observer,
+            policy=policy,
+            cluster=cluster,
+            on_news=self._wake.set,
+        )
+        self._reporter = Reporter(data, pipeline=pipeline, journal=self._journal, snapshot=self.snapshot)
+        self._journal.on_news = self._reporter.tell
+
+    @property
+    def state(self) -> ClusterState:
+        return self._store.state
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        heard = await self._control.subscribe(subjects.BEATS, self._on_beat)
-        left = await self._control.subscribe(subjects.BYE, self._on_bye)
-        asked = await self._data.subscribe(subjects.STATUS, self._on_status)
-        log.info("controller-started", pipeline=self._pipeline, blocks=self._source.chain.blocks)
+        log.info("controller-started", pipeline=self.state.pipeline, blocks=self._served.source.chain.blocks)
         try:
-            while True:
-                await self._act()
-                self._wake.clear()
-                try:
-                    async with asyncio.timeout(TICK_S):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._observer.run(), name="observer")
+                group.create_task(self._reporter.run(), name="reporter")
+                group.create_task(self._act_for_ever(), name="act")
         finally:
-            for subscription in (heard, left, asked):
-                await subscription.unsubscribe()
+            self._readiness.stop()
+            for task in self._bridges:
+                task.cancel()
 
     def snapshot(self) -> dict[str, Any]:
         """The status document (see `recovery.status`)."""
-        return status(self.state, self._data.url, self._rates.frames_per_s, self._clock())
+        document = status(self.state, self._data.url, self._observer.rates.frames_per_s, self._store.now_s)
+        return {**document, "recoveries": [record.document() for record in list(self._journal.records)[-20:]]}
 
-    def _apply(self, event: Event) -> None:
-        self.state = apply(self.state, event)
+    async def update(self, source: ModelSource) -> int:
+        """Serve another model, while frames flow. Returns the epoch from which answers are its.
 
-    async def _on_beat(self, message: Message) -> None:
+        Raises:
+            UpdateError: it cannot be planned or loaded, and the model before goes on; or another update is under way.
+        """
+        if self._update is not None:
+            raise UpdateError("another update is under way: wait until it is done")
+        self._update = asyncio.get_running_loop().create_future()
+        self._candidate = Served(source, self._planner_for(source.chain))
+        self._store.apply(UpdateWanted())
+        self._wake.set()
         try:
-            news = control.decode(message.data, Beat)
-        except WireError as error:
-            log.warning("beat-malformed", subject=message.subject, reason=error.reason)
-            return
-        if message.subject != subjects.beat(news.node):
-            log.warning("beat-malformed", subject=message.subject, reason=f"it names node {news.node}")
-            return
-        before = self.state.nodes.get(news.node)
-        self._apply(Heard(beat=news, now_s=self._clock()))
-        if news.is_head and news.pipeline == self._pipeline:
-            self._rates.count(news.incarnation, news.answered, self._clock())
-        if before is None or before.beat.incarnation != news.incarnation:
-            log.info("node-joined", node=news.node, pid=news.pid, memory_bytes=news.memory_bytes or None)
-        if before is None or _says_more(before.beat, news):
-            self._wake.set()
+            await self._update
+            return self.state.active_epoch
+        finally:
+            self._update = None
 
-    async def _on_bye(self, message: Message) -> None:
-        try:
-            bye = control.decode(message.data, Bye)
-        except WireError as error:
-            log.warning("bye-malformed", reason=error.reason)
-            return
-        log.info("node-left", node=bye.node)
-        self._apply(Left(bye=bye))
+    # ---- deciding ----------------------------------------------------------------------------------------------
+
+    def _react(self) -> None:
+        """Go around a failure now, whatever else is going on; then see what else there is to do."""
+        noticed_s = self._journal.clock()
+        action = bridge(self.state, self._store.now_s)
+        if action is not None:
+            task = asyncio.ensure_future(self._bridge(action, noticed_s))
+            self._bridges.add(task)
+            task.add_done_callback(self._bridges.discard)
         self._wake.set()
 
-    async def _on_status(self, message: Message) -> None:
-        if message.reply:
-            await self._data.publish(message.reply, json.dumps(self.snapshot()).encode())
+    async def _act_for_ever(self) -> None:
+        while True:
+            self._wake.clear()
+            await self._act()
+            try:
+                async with asyncio.timeout(ACT_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
 
     async def _act(self) -> None:
         """Act until nothing is left to do."""
         try:
-            while (action := decide(self.state, self._policy, self._clock())) is not None:
-                match action:
-                    case MakePlan(nodes=nodes):
-                        await self._plan(nodes)
-                    case Tell(nodes=names):
-                        await self._tell(names)
-                    case Announce(epoch=epoch):
-                        await self._announce(epoch)
-                    case _:
-                        assert_never(action)
-            # A node that missed the announcement hears it again.
-            if unheard(self.state, self._clock()) and self._clock() - self._announced_at_s > TICK_S:
-                await self._announce(self.state.active_epoch)
+            while (action := decide(self.state, self._policy, self._store.now_s)) is not None:
+                await self._carry_out(action)
+            if unheard(self.state, self._store.now_s):
+                await self._messenger.repeat(after_s=ACT_S)
         except BrokerError as error:
             log.warning("controller-waits-for-broker", reason=str(error))
 
-    async def _plan(self, nodes: tuple[NodeSpec, ...]) -> None:
-        # Solving takes CPU time: not on the event loop, which has heartbeats to hear.
+    async def _carry_out(self, action: Action) -> None:
+        match action:
+            case Bridge():
+                await self._bridge(action, self._journal.clock())
+            case MakePlan(nodes=nodes, improve=improve):
+                await self._plan(nodes, improve=improve)
+            case RollBack(reason=reason):
+                self._drop_update(reason)
+            case Tell(nodes=names):
+                await self._tell(names)
+            case Announce(drain=drain):
+                await self._switch(drain=drain)
+            case Retire(epoch=epoch):
+                await self._messenger.activate(epoch, drain=False)
+                self._store.apply(Drained())
+            case PlaceSpares(nodes=nodes):
+                await self._readiness.place(self._served, nodes)
+            case TellSpares(nodes=names):
+                await self._readiness.tell(self._served, names)
+            case Prepare():
+                await self._readiness.prepare(self._served, action)
+            case _:
+                assert_never(action)
+
+    # ---- a failure ---------------------------------------------------------------------------------------------
+
+    async def _bridge(self, action: Bridge, noticed_s: float) -> None:
+        """Push the way around: one message to all nodes."""
+        decided_s = self._journal.clock()
+        state = self.state
+        if state.active is None or not action.lost & state.active.nodes:
+            return  # done meanwhile
+        record = self._failure(action.lost, noticed_s)
+        option = action.choice.option
+        standby = standby_besides(state, option.head, self._store.now_s) if self._policy.standby_head else ""
+        route = bridge_route(option, self._served.models, epoch=next_epoch(state), standby_head=standby)
+        # Applied first: whatever happens meanwhile must not lead to the same bridge again.
+        self._store.apply(Activated(route=route, drain=False, now_s=self._store.now_s))
         try:
-            plan = await asyncio.to_thread(self._planner, nodes, self.state.epoch)
-        except NoPlanError as error:
-            log.error("no-plan", reason=str(error), nodes=[node.name for node in nodes])
-            self._apply(NoPlan(nodes=frozenset(node.name for node in nodes), reason=str(error)))
+            await self._messenger.bridge(route, self._served.source.spec)
+        except BrokerError as error:
+            log.warning("bridge-not-announced", reason=str(error), hint="it is announced again")
+        self._journal.bridged(record, action.choice, epoch=route.epoch, exit_name=route.exit, decided_s=decided_s)
+        log.info("bridged", epoch=route.epoch, lost=sorted(action.lost), technique=route.technique)
+
+    def _failure(self, nodes: frozenset[str], noticed_s: float) -> Record:
+        """The record of the loss of these nodes: it may have begun already."""
+        opened = self._journal.open
+        if opened is not None and opened.kind == "failure" and nodes <= set(opened.nodes) and not opened.bridge_epoch:
+            return opened
+        views = [self.state.nodes[name] for name in sorted(nodes) if name in self.state.nodes]
+        causes = {
+            "left" if view.left else "disconnected" if view.pulse.gone_s is not None else "silent" for view in views
+        }
+        silence_s = max((self._store.now_s - view.pulse.last_heard_s for view in views), default=None)
+        cause = "+".join(sorted(causes)) or "unknown"
+        counted = self._observer.counted()
+        return self._journal.begin("failure", cause, nodes, counted=counted, began_s=noticed_s, silence_s=silence_s)
+
+    # ---- a plan ------------------------------------------------------------------------------------------------
+
+    async def _plan(self, nodes: tuple[NodeSpec, ...], *, improve: bool) -> None:
+        names = frozenset(node.name for node in nodes)
+        gone = lost(self.state, self._store.now_s)
+        if gone:
+            self._failure(gone, self._journal.clock())
+        if self._candidate is not None and self.state.healthy and self.state.plan and self.state.active:
+            self._before_update = self.state.plan, self.state.active
+        served = self._candidate or self._served
+        try:
+            plan, hops = await self._solve(served, nodes)
+        except (NoPlanError, UnderstudyError) as error:
+            self._without_plan(names, str(error), improve=improve)
             return
+        if improve and self.state.plan is not None and plan.value_s > BETTER * self.state.plan.value_s:
+            self._store.apply(KeptPlan(nodes=names))
+            return
+        route = self._route(served, plan, hops)
+        cause = self._cause()
+        self._store.apply(Planned(plan=plan, route=route, nodes=names))
+        if self._journal.open is None:
+            before = frozenset[str]() if self.state.active is None else self.state.active.nodes
+            self._journal.begin("change", cause, names - before, counted=self._observer.counted())
+        log.info("planned", epoch=route.epoch, stages=[f"{hop.node} {hop.part.part}" for hop in route.hops])
+
+    async def _solve(self, served: Served, nodes: tuple[NodeSpec, ...]) -> tuple[Plan, tuple[Placed, ...]]:
+        """A plan, and its stages as parts whose models are made."""
+        # Solving takes CPU time: not on the event loop, which has heartbeats to hear.
+        plan = await asyncio.to_thread(served.planner, nodes, self.state.epoch)
+        hops = stages_of(plan, served.source.chain)
+        for hop in hops:
+            await served.model(hop.part)
+        return plan, hops
+
+    def _without_plan(self, names: frozenset[str], reason: str, *, improve: bool) -> None:
+        if self._candidate is not None:
+            self._drop_update(reason)
+        elif improve:
+            self._store.apply(KeptPlan(nodes=names))
+        else:
+            log.error("no-plan", reason=reason, nodes=sorted(names))
+            self._store.apply(NoPlan(nodes=names, reason=reason))
+
+    def _route(self, served: Served, plan: Plan, hops: tuple[Placed, ...]) -> Route:
+        chain, healthy, now_s = served.source.chain, served.source.healthy, self._store.now_s
         # A head apart from the first stage sends cut 0, and takes cut B of a single stage, over the broker.
-        ends = (self._source.chain.cut_bytes[0], self._source.chain.cut_bytes[-1])
-        ends_fit = max(ends) <= self._data.max_payload_bytes - HEADER_RESERVE_BYTES
-        head = choose_head(self.state, plan, self._clock()) if ends_fit else plan.stages[0].node
-        self._apply(Planned(plan=plan, head=head))
-        log.info("planned", epoch=self.state.epoch, stages=[_readable(stage) for stage in plan.stages])
+        largest_end = max(chain.cut_bytes[0], chain.cut_bytes[-1])
+        ends_fit = largest_end <= self._data.max_payload_bytes - HEADER_RESERVE_BYTES
+        head = choose_head(self.state, plan, now_s) if ends_fit else plan.stages[0].node
+        standby = choose_standby_head(self.state, plan, head, now_s) if self._policy.standby_head and ends_fit else ""
+        return plan_route(
+            hops,
+            served.models,
+            epoch=next_epoch(self.state),
+            head=head,
+            standby_head=standby,
+            expected_accuracy=None if healthy is None else healthy.value,
+        )
+
+    def _cause(self) -> str:
+        """What a plan is made for, where nothing has failed."""
+        if self.state.active is None:
+            return "start"
+        if self.state.update != "none":
+            return "update"
+        serving = [view.beat for name, view in self.state.nodes.items() if name in self.state.active.nodes]
+        return "leaving" if any(beat.leaving for beat in serving) else "node"
 
     async def _tell(self, names: tuple[str, ...]) -> None:
-        plan, head, epoch = self.state.plan, self.state.head, self.state.epoch
-        assert plan is not None  # noqa: S101 - decide() tells only what is planned
-        hops = tuple(RouteHop(cut=stage.first_block, node=stage.node) for stage in plan.stages)
-        end = RouteHop(cut=self._source.chain.blocks, node=head)
-        route = Route(epoch=epoch, head=head, hops=(*hops, end))
+        route = self.state.route
+        assert route is not None  # noqa: S101 - decide() tells only what is planned
         for name in names:
-            try:
-                stages = [await self._assignment(stage) for stage in plan.stages if stage.node == name]
-            except UnderstudyError as error:
-                log.error("submodel-failed", node=name, reason=str(error))
-                there = usable(self.state, self._clock())
-                self._apply(NoPlan(nodes=frozenset(view.beat.node for view in there), reason=str(error)))
-                return
-            assignment = Assignment(
-                pipeline=self._pipeline,
-                controller=self._id,
-                epoch=epoch,
-                spec=self._source.spec,
-                stages=tuple(stages),
-                route=route,
-                flow=self._flow,
-            )
-            await self._control.publish(subjects.assign(name), control.encode(assignment))
-            self._apply(Told(node=name, epoch=epoch, now_s=self._clock()))
+            await self._messenger.assign(name, route, (self._candidate or self._served).source.spec)
+            self._store.apply(Told(node=name, epoch=route.epoch, now_s=self._store.now_s))
 
-    async def _assignment(self, stage: Stage) -> StageAssignment:
-        blob = await self._source.submodel(stage.first_block, stage.end_block)
-        return StageAssignment(first_block=stage.first_block, end_block=stage.end_block, submodel=blob)
+    async def _switch(self, *, drain: bool) -> None:
+        """To the newest plan's route."""
+        route, before = self.state.route, self.state.active
+        assert route is not None  # noqa: S101 - decide() announces only what is planned
+        previous = before.head if drain and before is not None and before.head != route.head else ""
+        self._journal.planned(route.epoch)
+        if self._candidate is not None:
+            self._served, self._candidate = self._candidate, None
+            self._observer.speeds = SpeedMeter(self._served.source.chain)
+            if self._update is not None and not self._update.done():
+                self._update.set_result(None)
+        # Applied first: a bridge must not come between the two. What is not announced is announced again.
+        self._store.apply(Activated(route=route, drain=drain, now_s=self._store.now_s))
+        await self._messenger.activate(route.epoch, drain=drain, previous_head=previous)
+        log.info("activated", epoch=route.epoch, drain=drain)
 
-    async def _announce(self, epoch: int) -> None:
-        message = control.encode(Activate(pipeline=self._pipeline, epoch=epoch))
-        await self._control.publish(subjects.activate(self._pipeline), message)
-        self._announced_at_s = self._clock()
-        if self.state.active_epoch != epoch:
-            log.info("activated", epoch=epoch)
-            self._apply(Activated(epoch=epoch))
-
-
-def _says_more(before: Beat, news: Beat) -> bool:
-    """Whether the beat says something that may lead to a decision at once."""
-    seen, new = (
-        (b.incarnation, b.pipeline, b.assigned_epoch, b.ready_epoch, b.active_epoch, b.failure) for b in (before, news)
-    )
-    return seen != new
-
-
-def _readable(stage: Stage) -> str:
-    return f"{stage.node}:[{stage.first_block},{stage.end_block})"
+    def _drop_update(self, reason: str) -> None:
+        """Go on with the model that serves."""
+        log.error("update-failed", reason=reason)
+        self._candidate = None
+        if self._before_update is not None:
+            plan, route = self._before_update
+            self._store.apply(UpdateDropped(plan=plan, route=route))
+        if self._update is not None and not self._update.done():
+            self._update.set_exception(UpdateError(f"the new model is not served, the one before goes on: {reason}"))

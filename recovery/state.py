@@ -4,22 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import assert_never
+from typing import Literal, assert_never
 
-from broker.control import Beat, Bye
+from broker.control import Beat, Bye, Route
+from planner.cluster import NodeSpec
 from planner.plan import Plan
-from recovery.liveness import DetectorSettings, Pulse, beat, first_beat, is_alive
+from recovery.contingency import Contingency
+from recovery.liveness import PULSE_DETECTOR, DetectorSettings, Pulse, beat, first_beat, gone, is_alive
+from recovery.options import Placed
+
+SparesKey = tuple[int, frozenset[tuple[str, str]]]
+"""What a contingency was prepared for: the active epoch, and the spares (node, part) that are loaded."""
+
+
+UpdatePhase = Literal["none", "wanted", "loading"]
+"""Of a new model: `wanted`: it is to be planned; `loading`: the newest plan is one of it, and is not active yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
-    """A node as the controller sees it. `told_epoch` and `told_at_s`: the newest assignment sent to it, and when."""
+    """A node as the controller sees it.
+
+    Attributes:
+        pulsing: whether it sends pulses besides its beats; then silence is measured by them.
+        joined_s: when it was heard first, or again after it was taken for dead.
+        told_epoch, told_at_s: the newest assignment sent to it, and when.
+        told_spares, told_spares_at_s: the same of its spares.
+    """
 
     beat: Beat
     pulse: Pulse
+    joined_s: float
+    pulsing: bool = False
     left: bool = False
     told_epoch: int = 0
     told_at_s: float = 0.0
+    told_spares: int = 0
+    told_spares_at_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,26 +48,58 @@ class ClusterState:
     """Everything that a decision depends on, except the time.
 
     Attributes:
-        pipeline: the pipeline that this controller serves.
+        pipeline, controller: the pipeline that this controller serves, and its own id.
+        beat_detector, pulse_detector: for nodes that beat only, and for those that send pulses.
         nodes: by name; a node that is gone stays, so that its return is recognised.
-        plan, head, epoch: the newest plan, the node that hosts the head, and their epoch (0: none yet).
-        active_epoch: the epoch that frames follow (0: none yet).
+        plan, route: the newest plan, and the route that frames will follow when its parts are loaded.
+        active: the route that frames follow: the plan's, or a way around a failure. None: not yet.
+        active_since_s: when it became so.
+        epoch: the newest number in use.
+        draining: frames may still be under way on the route before the active one.
+        planned_for: the nodes that the newest plan was made for, or that were found not to make it better.
+        spares, spares_epoch, spares_for: what nodes shall have loaded besides; a number that grows each time that is
+            chosen anew; and the epoch of the plan that it was chosen for.
+        contingency, prepared_for, prepared_at_s: what to do about each failure, what that was computed from, and when.
         no_plan_for: the nodes for which no plan was found (so that it is not tried again), and the reason.
+        update, update_failure: how far the roll-out of a new model is, and why a node could not load its part of it.
+        broken: incarnations of nodes that could not load what they were given, and why: left out of plans.
         started_s: when the controller began to listen.
     """
 
     pipeline: str
-    detector: DetectorSettings = field(default_factory=DetectorSettings)
+    controller: str = ""
+    beat_detector: DetectorSettings = field(default_factory=DetectorSettings)
+    pulse_detector: DetectorSettings = PULSE_DETECTOR
     nodes: Mapping[str, NodeView] = field(default_factory=dict)
     plan: Plan | None = None
-    head: str = ""
+    route: Route | None = None
+    active: Route | None = None
+    active_since_s: float = 0.0
     epoch: int = 0
-    active_epoch: int = 0
+    draining: bool = False
+    planned_for: frozenset[str] = frozenset()
+    spares: tuple[Placed, ...] = ()
+    spares_epoch: int = 0
+    spares_for: int = 0
+    contingency: Contingency | None = None
+    prepared_for: SparesKey | None = None
+    prepared_at_s: float = 0.0
     no_plan_for: frozenset[str] = frozenset()
     no_plan_reason: str = ""
     broken: Mapping[str, str] = field(default_factory=dict)
-    """Nodes (name and incarnation) that could not load what they were given, and why: left out of plans."""
+    update: UpdatePhase = "none"
+    update_failure: str = ""
     started_s: float = 0.0
+
+    @property
+    def active_epoch(self) -> int:
+        """The epoch that frames follow; 0: none yet."""
+        return 0 if self.active is None else self.active.epoch
+
+    @property
+    def healthy(self) -> bool:
+        """Whether frames follow the newest plan."""
+        return self.route is not None and self.active_epoch == self.route.epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +107,25 @@ class Heard:
     """A heartbeat arrived."""
 
     beat: Beat
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulsed:
+    """A pulse arrived."""
+
+    node: str
+    incarnation: str
+    interval_s: float
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """The broker says that all connections of this process are closed."""
+
+    node: str
+    incarnation: str
     now_s: float
 
 
@@ -66,15 +138,36 @@ class Left:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """A new plan was made; its stages are to be loaded."""
+    """A new plan was made for these nodes; the parts of its route are to be loaded."""
 
     plan: Plan
-    head: str
+    route: Route
+    nodes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptPlan:
+    """With these nodes there is no plan that is better than the one there is."""
+
+    nodes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateWanted:
+    """A new model shall replace the one that is served."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateDropped:
+    """The new model cannot be served: what served before goes on. `plan` and `route` are that one's."""
+
+    plan: Plan
+    route: Route
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoPlan:
-    """No plan fits these nodes."""
+    """No plan was found for these nodes."""
 
     nodes: frozenset[str]
     reason: str
@@ -82,21 +175,67 @@ class NoPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """An assignment was sent to a node."""
+    """A node was sent its assignment of `epoch`, or its spares."""
 
     node: str
     epoch: int
     now_s: float
+    spares: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activated:
-    """The route of an epoch was announced."""
+    """Frames follow this route from now on."""
 
-    epoch: int
+    route: Route
+    drain: bool
+    now_s: float
 
 
-Event = Heard | Left | Planned | NoPlan | Told | Activated
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drained:
+    """Nothing is under way on an older route any more, and the nodes were told so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparesPlaced:
+    """These parts shall be loaded besides the plan of epoch `plan_epoch`."""
+
+    spares: tuple[Placed, ...]
+    plan_epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogueGrew:
+    """There are parts to choose spares from that were not there before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """It is decided what to do about each failure."""
+
+    contingency: Contingency | None
+    prepared_for: SparesKey
+    now_s: float
+
+
+Event = (
+    Heard
+    | Pulsed
+    | Gone
+    | Left
+    | Planned
+    | KeptPlan
+    | NoPlan
+    | UpdateWanted
+    | UpdateDropped
+    | Told
+    | Activated
+    | Drained
+    | SparesPlaced
+    | CatalogueGrew
+    | Prepared
+)
 
 
 def apply(state: ClusterState, event: Event) -> ClusterState:
@@ -104,22 +243,67 @@ def apply(state: ClusterState, event: Event) -> ClusterState:
     match event:
         case Heard():
             return _heard(state, event.beat, event.now_s)
+        case Pulsed() | Gone():
+            return _sensed(state, event)
         case Left(bye=bye):
             view = state.nodes.get(bye.node)
             if view is None or view.beat.incarnation != bye.incarnation:
                 return state
             return _with_node(state, replace(view, left=True))
-        case Planned(plan=plan, head=head):
-            epoch = _next_epoch(state)
-            return replace(state, plan=plan, head=head, epoch=epoch, no_plan_for=frozenset(), no_plan_reason="")
+        case Planned(plan=plan, route=route, nodes=nodes):
+            return replace(
+                state,
+                plan=plan,
+                route=route,
+                epoch=max(state.epoch, route.epoch),
+                planned_for=nodes,
+                update="none" if state.update == "none" else "loading",
+                update_failure="",
+                no_plan_for=frozenset(),
+                no_plan_reason="",
+            )
+        case KeptPlan(nodes=nodes):
+            return replace(state, planned_for=nodes, spares_for=0)  # a node more may hold spares
+        case UpdateWanted():
+            return replace(state, update="wanted", update_failure="")
+        case UpdateDropped(plan=plan, route=route):
+            return replace(state, plan=plan, route=route, update="none", update_failure="")
         case NoPlan(nodes=nodes, reason=reason):
             return replace(state, no_plan_for=nodes, no_plan_reason=reason)
-        case Told(node=node, epoch=epoch, now_s=now_s):
-            return _with_node(state, replace(state.nodes[node], told_epoch=epoch, told_at_s=now_s))
-        case Activated(epoch=epoch):
-            return replace(state, active_epoch=epoch)
+        case Told(node=node, epoch=epoch, now_s=now_s, spares=spares):
+            view = state.nodes[node]
+            if spares:
+                return _with_node(state, replace(view, told_spares=epoch, told_spares_at_s=now_s))
+            return _with_node(state, replace(view, told_epoch=epoch, told_at_s=now_s))
+        case Activated(route=route, drain=drain, now_s=now_s):
+            state = replace(
+                state, active=route, epoch=max(state.epoch, route.epoch), draining=drain, active_since_s=now_s
+            )
+            # A plan's route has other parts than the one before; a bridge goes over what the contingency knows.
+            if not state.healthy:
+                return state
+            if state.update != "none":  # what stands by is of the model before
+                state = replace(state, spares=(), update="none")
+            return replace(state, contingency=None, prepared_for=None)
+        case Drained():
+            return replace(state, draining=False)
+        case SparesPlaced(spares=placed, plan_epoch=plan_epoch):
+            told_before = (view.beat.spares_epoch for view in state.nodes.values())
+            number = max((state.spares_epoch, *told_before)) + 1
+            return replace(state, spares=placed, spares_epoch=number, spares_for=plan_epoch)
+        case CatalogueGrew():
+            return replace(state, spares_for=0)
+        case Prepared(contingency=contingency, prepared_for=key, now_s=now_s):
+            if key[0] != state.active_epoch:
+                return state  # computed for a route that is over
+            return replace(state, contingency=contingency, prepared_for=key, prepared_at_s=now_s)
         case _:
             assert_never(event)
+
+
+def is_heard(state: ClusterState, view: NodeView, now_s: float) -> bool:
+    """Whether a node is alive as far as can be heard."""
+    return not view.left and is_alive(view.pulse, now_s, _detector(state, pulsing=view.pulsing))
 
 
 def alive(state: ClusterState, now_s: float) -> tuple[NodeView, ...]:
@@ -127,46 +311,135 @@ def alive(state: ClusterState, now_s: float) -> tuple[NodeView, ...]:
     return tuple(
         view
         for _, view in sorted(state.nodes.items())
-        if not view.left and is_alive(view.pulse, now_s, state.detector) and view.beat.pipeline in ("", state.pipeline)
+        if is_heard(state, view, now_s) and view.beat.pipeline in ("", state.pipeline)
     )
 
 
 def usable(state: ClusterState, now_s: float) -> tuple[NodeView, ...]:
-    """The alive nodes that have not failed to load a stage since they started."""
-    return tuple(view for view in alive(state, now_s) if view.beat.incarnation not in state.broken)
+    """The alive nodes that can be planned with: they have not failed to load a part since they started, and do not want
+    to leave."""
+    return tuple(
+        view for view in alive(state, now_s) if view.beat.incarnation not in state.broken and not view.beat.leaving
+    )
 
 
-def _next_epoch(state: ClusterState) -> int:
-    # Nodes may have served an earlier controller of this pipeline: epochs go on from theirs.
+def specs(views: tuple[NodeView, ...]) -> tuple[NodeSpec, ...]:
+    """Nodes as the planner sees them."""
+    return tuple(NodeSpec(name=view.beat.node, memory_bytes=view.beat.memory_bytes or None) for view in views)
+
+
+def next_epoch(state: ClusterState) -> int:
+    """Nodes may have served an earlier controller of this pipeline: epochs go on from theirs."""
     served = (view.beat.assigned_epoch for view in state.nodes.values() if view.beat.pipeline == state.pipeline)
     return max((state.epoch, *served)) + 1
 
 
 def members(state: ClusterState) -> tuple[str, ...]:
-    """The nodes of the newest plan: those of its stages, and the head's."""
-    return () if state.plan is None else tuple(sorted({*state.plan.nodes, state.head}))
+    """The nodes that the newest plan's route needs."""
+    return () if state.route is None else tuple(sorted(state.route.nodes))
+
+
+def told(state: ClusterState, now_s: float) -> tuple[NodeView, ...]:
+    """The nodes that must know the newest plan's route: its members, and the standby head's node while it is alive."""
+    if state.route is None:
+        return ()
+    names = set(members(state))
+    standby = state.nodes.get(state.route.standby_head)
+    if standby is not None and is_heard(state, standby, now_s):
+        names.add(standby.beat.node)
+    return tuple(state.nodes[name] for name in sorted(names))
+
+
+def loaded_spares(state: ClusterState, now_s: float) -> tuple[Placed, ...]:
+    """Those of the spares that nodes say they have, on nodes that are alive."""
+    there = {
+        view.beat.node: view.beat.spares for view in alive(state, now_s) if view.beat.spares_epoch == state.spares_epoch
+    }
+    return tuple(spot for spot in state.spares if spot.part.name in there.get(spot.node, ()))
+
+
+def is_prepared(state: ClusterState, now_s: float) -> bool:
+    """Whether the next failure is decided, with every spare loaded that shall be."""
+    if state.route is None or not state.healthy or state.spares_for < state.route.epoch:
+        return False
+    wanted = frozenset((spot.node, spot.part.name) for spot in state.spares)
+    return state.prepared_for == (state.active_epoch, wanted) and len(loaded_spares(state, now_s)) == len(state.spares)
+
+
+def lost(state: ClusterState, now_s: float) -> frozenset[str]:
+    """The nodes that the active route needs and that are not alive."""
+    if state.active is None:
+        return frozenset()
+    living = {view.beat.node for view in alive(state, now_s)}
+    return state.active.nodes - living
 
 
 def choose_head(state: ClusterState, plan: Plan, now_s: float) -> str:
-    """The node that hosts the head: the one that does so now, while it is alive, since it holds the frames in flight;
-    else the first stage's, so that a frame's first hop needs no broker."""
-    if any(view.beat.node == state.head for view in usable(state, now_s)):
-        return state.head
-    return plan.stages[0].node
+    """The node that hosts the head: the one that does so now, since it holds the frames in flight; where that is gone,
+    or wants to leave, the standby head's, which knows them too; else the first stage's, so that a frame's first hop
+    needs no broker."""
+    views = {view.beat.node: view for view in usable(state, now_s)}
+    if state.active is not None:
+        candidates = [state.active.head, state.active.standby_head]
+    else:  # another controller may have served before this one
+        candidates = [name for name, view in views.items() if view.beat.is_head]
+    return next((name for name in candidates if name in views), plan.stages[0].node)
+
+
+def serves_already(state: ClusterState, now_s: float) -> bool:
+    """Whether another controller served before this one, and its route still does."""
+    return state.active is None and any(view.beat.is_head and view.beat.active_epoch for view in alive(state, now_s))
+
+
+def choose_standby_head(state: ClusterState, plan: Plan, head: str, now_s: float) -> str:
+    """A node to take over from the head: the one that stands by already, else the next of the plan; empty: none."""
+    if state.active is not None and state.active.standby_head not in ("", head):
+        names = {view.beat.node for view in usable(state, now_s)}
+        if state.active.standby_head in names:
+            return state.active.standby_head
+    return next((node for node in plan.nodes if node != head), "")
+
+
+def standby_besides(state: ClusterState, head: str, now_s: float) -> str:
+    """A node to take over from this head on the way around a failure: the one that stands by, while it is alive."""
+    names = [view.beat.node for view in usable(state, now_s) if view.beat.node != head]
+    standby = "" if state.active is None else state.active.standby_head
+    return standby if standby in names else next(iter(names), "")
+
+
+def _detector(state: ClusterState, *, pulsing: bool) -> DetectorSettings:
+    return state.pulse_detector if pulsing else state.beat_detector
 
 
 def _heard(state: ClusterState, news: Beat, now_s: float) -> ClusterState:
     view = state.nodes.get(news.node)
     if view is None or view.beat.incarnation != news.incarnation or view.left:
-        return _with_node(state, NodeView(beat=news, pulse=first_beat(now_s, news.interval_s)))
-    if news.failure and news.assigned_epoch == state.epoch and news.pipeline == state.pipeline:
+        fresh = NodeView(beat=news, pulse=first_beat(now_s, news.interval_s), joined_s=now_s)
+        return _with_node(state, fresh)
+    of_plan = state.route is not None and news.assigned_epoch == state.route.epoch
+    if news.failure and of_plan and news.pipeline == state.pipeline:
+        if state.update == "loading":
+            return _with_node(replace(state, update_failure=f"{news.node}: {news.failure}"), replace(view, beat=news))
         state = replace(state, broken={**state.broken, news.incarnation: f"{news.node}: {news.failure}"})
-    # After a silence that made it suspect, a node's rhythm is learnt anew: the silence is not its normal gap.
-    if is_alive(view.pulse, now_s, state.detector):
-        pulse = beat(view.pulse, now_s, news.interval_s, state.detector)
-    else:
-        pulse = first_beat(now_s, news.interval_s)
-    return _with_node(state, replace(view, beat=news, pulse=pulse))
+    # Where there are pulses the rhythm is theirs: a beat is one more sign of life.
+    interval_s = view.pulse.interval_s if view.pulsing else news.interval_s
+    pulse = beat(view.pulse, now_s, interval_s, _detector(state, pulsing=view.pulsing))
+    return _with_node(state, replace(_returned(state, view, now_s), beat=news, pulse=pulse))
+
+
+def _sensed(state: ClusterState, event: Pulsed | Gone) -> ClusterState:
+    view = state.nodes.get(event.node)
+    if view is None or view.left or view.beat.incarnation != event.incarnation:
+        return state
+    if isinstance(event, Gone):
+        return _with_node(state, replace(view, pulse=gone(view.pulse, event.now_s)))
+    pulse = beat(view.pulse, event.now_s, event.interval_s, _detector(state, pulsing=True))
+    return _with_node(state, replace(_returned(state, view, event.now_s), pulse=pulse, pulsing=True))
+
+
+def _returned(state: ClusterState, view: NodeView, now_s: float) -> NodeView:
+    """A node that was taken for dead has to settle like a new one."""
+    return view if is_heard(state, view, now_s) else replace(view, joined_s=now_s)
 
 
 def _with_node(state: ClusterState, view: NodeView) -> ClusterState:

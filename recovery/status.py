@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recovery.state import ClusterState, NodeView, alive, members
+from recovery.state import ClusterState, NodeView, alive, is_prepared, members
 
 
 def status(state: ClusterState, broker_url: str, frames_per_s: float, now_s: float) -> dict[str, Any]:
@@ -19,6 +19,9 @@ def status(state: ClusterState, broker_url: str, frames_per_s: float, now_s: flo
         "state": "running" if active else "waiting",
         "reason": "" if active else _reason(state, living),
         "epoch": state.active_epoch,
+        "technique": state.active.technique if state.active is not None else "none",
+        "prepared": is_prepared(state, now_s),
+        "standby_head": state.active.standby_head if state.active is not None else "",
         "nodes": [_node(view, view.beat.node in living) for view in ours],
         "in_flight": sum(head.in_flight for head in heads),
         "waiting": sum(head.waiting for head in heads),
@@ -29,11 +32,11 @@ def status(state: ClusterState, broker_url: str, frames_per_s: float, now_s: flo
 
 
 def _serves(state: ClusterState, living: set[str]) -> bool:
-    """Whether every node of the newest plan is alive and says that it serves its epoch."""
-    epoch = state.epoch
-    if epoch == 0 or state.active_epoch != epoch or not set(members(state)) <= living:
+    """Whether every node of the active route is alive and says that it serves its epoch."""
+    route = state.active
+    if route is None or not route.nodes <= living:
         return False
-    return all(state.nodes[name].beat.active_epoch == epoch for name in members(state))
+    return all(state.nodes[name].beat.active_epoch == route.epoch for name in route.nodes)
 
 
 def _node(view: NodeView, living: bool) -> dict[str, Any]:
@@ -46,6 +49,8 @@ def _node(view: NodeView, living: bool) -> dict[str, Any]:
         "stages": [[stage.first_block, stage.end_block] for stage in beat.stages],
         "head": beat.is_head,
         "epoch": beat.active_epoch,
+        "spares": list(beat.spares),
+        "leaving": beat.leaving,
         "frames": beat.frames,
         "busy_s": round(beat.busy_s, 3),
         "dropped": beat.dropped,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class CalibrationData:
         labels: int64 (N,), class indices; None if the data has none.
         classes: names of the classes as the data has them, in the order of the indices; None if it has none.
         read: index to one frame's input, the model's dtype and shape with a batch of 1; raises CalibrationError.
+        raw: index to what the data holds: the bytes of an image file, or an array of pixels or of the input.
     """
 
     path: Path
@@ -42,6 +43,21 @@ class CalibrationData:
     labels: NDArray[np.int64] | None
     classes: tuple[str, ...] | None
     read: Callable[[int], Array]
+    raw: Callable[[int], bytes | Array]
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> CalibrationData:
+        """Some of the images, in the given order. Raises CalibrationError where that is none."""
+        chosen = [int(index) for index in indices]
+        if not chosen:
+            raise CalibrationError(f"'{self.path}' has {self.count} images: too few to divide them")
+        read, raw = self.read, self.raw
+        return replace(
+            self,
+            count=len(chosen),
+            labels=None if self.labels is None else self.labels[chosen],
+            read=lambda index: read(chosen[index]),
+            raw=lambda index: raw(chosen[index]),
+        )
 
     def batches(self, size: int = 64) -> Iterator[tuple[Array, NDArray[np.int64] | None]]:
         """Batches in order, the last may be smaller: input (n, ...) in the model's dtype, and labels (n,) or None.
@@ -162,6 +178,10 @@ def _open_npz(reader: _Reader, max_images: int | None) -> CalibrationData:
 
         def read(index: int) -> Array:
             return reader.tensor(stack[index], f"image {index}")
+
+        def raw(index: int) -> bytes | Array:
+            item: Array = stack[index]
+            return item
     else:
         offsets = _offsets(path, arrays, kind)
         files = arrays[kind].tobytes()
@@ -170,12 +190,15 @@ def _open_npz(reader: _Reader, max_images: int | None) -> CalibrationData:
         def read(index: int) -> Array:
             return reader.decode(files[offsets[index] : offsets[index + 1]], f"image {index}")
 
+        def raw(index: int) -> bytes | Array:
+            return files[offsets[index] : offsets[index + 1]]
+
     labels, classes = _labels(path, arrays, total)
     count = total if max_images is None else min(total, max_images)
     if count == 0:
         raise CalibrationError(f"'{path}' holds no image: '{kind}' has the shape {arrays[kind].shape}")
     return CalibrationData(
-        path=path, count=count, labels=None if labels is None else labels[:count], classes=classes, read=read
+        path=path, count=count, labels=None if labels is None else labels[:count], classes=classes, read=read, raw=raw
     )
 
 
@@ -237,13 +260,16 @@ def _open_folder(reader: _Reader, names: Sequence[str] | None, max_images: int |
             f"'{root}' holds no image ({', '.join(SUFFIXES)}): put them into it, or into one folder for each class"
         )
 
-    def read(index: int) -> Array:
+    def raw(index: int) -> bytes:
         file = found[index][0]
         try:
-            payload = file.read_bytes()
+            return file.read_bytes()
         except OSError as error:
             raise CalibrationError(f"cannot read '{file}': {error}") from error
-        return reader.decode(payload, file.name if file.parent == root else f"{file.parent.name}/{file.name}")
+
+    def read(index: int) -> Array:
+        file = found[index][0]
+        return reader.decode(raw(index), file.name if file.parent == root else f"{file.parent.name}/{file.name}")
 
     labels = None if classes is None else np.array([index for _, index in found], dtype=np.int64)
-    return CalibrationData(path=root, count=len(found), labels=labels, classes=classes, read=read)
+    return CalibrationData(path=root, count=len(found), labels=labels, classes=classes, read=read, raw=raw)

@@ -1,9 +1,10 @@
-"""Where frames run on a node: the deployments of its epochs, the subjects they listen on, and perhaps the head."""
+"""Where frames run on a node: the deployments of its epochs, and its part as a head."""
 
 from __future__ import annotations
 
-import asyncio
+import math
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 
@@ -12,37 +13,63 @@ import structlog
 from broker import activation as wire_activation
 from broker import subjects
 from broker.activation import HEADER_RESERVE_BYTES, Activation, Failure
-from broker.control import StageRef
+from broker.control import Activate, StageRef
 from broker.errors import BrokerError, WireError
 from broker.port import Broker, Message, Subscription
 from stages.batch import parts_below
 from stages.deployment import Deployment
+from stages.fence import Confirm
 from stages.head import Head
-from stages.ledger import Ledger
+from stages.leadership import Leadership
 from stages.linkmeter import LinkMeter
 from stages.worker import WorkerCounters
 
 log = structlog.get_logger("understudy.node")
 
+BUSY_S = 1.0
+EARLY_MESSAGES = 256
+EARLY_BYTES = 64 << 20
+
 
 class DataPlane:
-    """`add` a loaded deployment, `switch_to` its epoch: then frames follow its route, and older epochs are over.
+    """`add` a loaded deployment, `switch_to` its epoch: then frames follow its route. Older epochs are over then, or
+    (where they are drained) when `retire` is called.
 
     A message of an epoch that is loaded but not active yet is processed by that epoch's route: its sender has heard of
-    the switch before this node.
+    the switch before this node. One of an epoch that is not known yet waits for it, within bounds.
     """
 
-    def __init__(self, *, node: str, broker: Broker, counters: WorkerCounters, intake_executor: Executor) -> None:
+    def __init__(
+        self,
+        *,
+        node: str,
+        broker: Broker,
+        counters: WorkerCounters,
+        intake_executor: Executor,
+        confirm: Confirm | None = None,
+    ) -> None:
+        """`confirm`: see `stages.fence`."""
         self._node = node
         self._broker = broker
         self._counters = counters
-        self._intake_executor = intake_executor
         self._deployments: dict[int, Deployment] = {}
-        self._subscribed: dict[str, Subscription] = {}
-        self._head_task: asyncio.Task[None] | None = None
+        self._early: deque[Activation | Failure] = deque()
+        self._subscription: Subscription | None = None
+        self._worked_s = -math.inf
+        self.on_work: Callable[[], None] = lambda: None
+        """Called when work comes after a time without any."""
+        self.lead = Leadership(node=node, broker=broker, executor=intake_executor, confirm=confirm)
         self.links = LinkMeter()
         self.active_epoch = 0
-        self.head: Head | None = None
+
+    @property
+    def head(self) -> Head | None:
+        return self.lead.head
+
+    @property
+    def busy(self) -> bool:
+        """Whether frames have come by lately."""
+        return time.monotonic() - self._worked_s < BUSY_S
 
     @property
     def newest_epoch(self) -> int:
@@ -55,30 +82,46 @@ class DataPlane:
 
     @property
     def stages(self) -> tuple[StageRef, ...]:
-        """The stages of the active epoch."""
+        """What runs in the active epoch."""
         active = self._deployments.get(self.active_epoch)
         workers = () if active is None else active.workers.values()
         return tuple(StageRef(first_block=w.first_block, end_block=w.end_block) for w in workers)
 
-    async def add(self, deployment: Deployment) -> None:
-        """Start its workers, and listen for their activations."""
-        for subject in self._subjects(deployment):
-            if subject not in self._subscribed:
-                self._subscribed[subject] = await self._broker.subscribe(subject, self._on_activation)
+    async def listen(self, pipeline: str) -> None:
+        """Take activations of any cut: a route that comes later needs no subscription of its own, which could be later
+        than its first message. Idempotent."""
+        if self._subscription is None:
+            subject = subjects.activations(pipeline, self._node)
+            self._subscription = await self._broker.subscribe(subject, self._on_activation)
+
+    def add(self, deployment: Deployment) -> None:
+        """Start its workers."""
         deployment.start()
         self._deployments[deployment.epoch] = deployment
 
-    async def switch_to(self, epoch: int) -> None:
-        """Older epochs are over; frames follow the route of this one, where this node is part of it."""
-        self.active_epoch = epoch
-        for old in [number for number in self._deployments if number < epoch]:
+    async def switch_to(self, activate: Activate) -> None:
+        """Frames follow the route of this epoch, where this node is part of it."""
+        self.active_epoch = activate.epoch
+        if not activate.drain:
+            await self._stop_older()
+        deployment = self._deployments.get(activate.epoch)
+        await self.lead.follow(
+            deployment,
+            send=self._sender(activate.epoch),
+            drain=activate.drain,
+            previous_head=activate.previous_head,
+        )
+        await self._take_early()
+
+    async def retire(self) -> None:
+        """Epochs before the active one are over, and so is a head that another node should have taken over from."""
+        await self._stop_older()
+        active = self._deployments.get(self.active_epoch)
+        await self.lead.settle(None if active is None else active.route.head)
+
+    async def _stop_older(self) -> None:
+        for old in [number for number in self._deployments if number < self.active_epoch]:
             await self._deployments.pop(old).stop()
-        deployment = self._deployments.get(epoch)
-        if deployment is not None and deployment.route.head == self._node:
-            await self._lead(deployment)
-        else:
-            await self._step_down()
-        await self._unsubscribe_stale()
 
     async def deliver(self, epoch: int, message: Activation | Failure) -> None:
         """Send what a stage, or the head, made to where the route of its epoch says. Never raises: what cannot be sent
@@ -86,6 +129,7 @@ class DataPlane:
         deployment = self._deployments.get(epoch)
         if deployment is None:
             return
+        self._note_work()
         target = deployment.route.node_of(message.cut)
         try:
             if target == self._node:
@@ -101,40 +145,28 @@ class DataPlane:
             self._counters.dropped += 1
             log.error("hand-over-failed", to=target, cut=message.cut, reason=str(error))
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """Raise the error of a task that ended with one: a defect, which must end the process loudly rather than leave
         it hanging quietly."""
-        if self._head_task is not None and self._head_task.done():
-            self._head_task.result()
+        await self.lead.check()
         for deployment in self._deployments.values():
             error = deployment.failed()
             if error is not None:
                 raise error
 
     async def stop(self) -> None:
-        await self._step_down()
+        await self.lead.stop()
         for deployment in self._deployments.values():
             await deployment.stop()
-        for subscription in self._subscribed.values():
-            await subscription.unsubscribe()
+        if self._subscription is not None:
+            await self._subscription.unsubscribe()
 
     # ---- activations -------------------------------------------------------------------------------------------
-
-    def _subjects(self, deployment: Deployment) -> list[str]:
-        pipeline = deployment.assignment.pipeline
-        hops = [hop for hop in deployment.route.hops if hop.node == self._node]
-        return [subjects.activation(pipeline, hop.cut, self._node) for hop in hops]
-
-    async def _unsubscribe_stale(self) -> None:
-        needed = {subject for deployment in self._deployments.values() for subject in self._subjects(deployment)}
-        if self.head is not None:
-            needed |= {subjects.frames_in(deployment.assignment.pipeline) for deployment in self.deployments}
-        for subject in set(self._subscribed) - needed:
-            await self._subscribed.pop(subject).unsubscribe()
 
     async def _on_activation(self, message: Message) -> None:
         """An activation or a failure from another node."""
         arrived_s = time.perf_counter()
+        self._note_work()
         try:
             activation = wire_activation.decode(message.data)
             self._observe(activation, arrived_s, len(message.data))
@@ -142,6 +174,12 @@ class DataPlane:
         except WireError as error:
             self._counters.dropped += 1
             log.warning("message-malformed", subject=message.subject, reason=error.reason, size_bytes=len(message.data))
+
+    def _note_work(self) -> None:
+        was_busy = self.busy
+        self._worked_s = time.monotonic()
+        if not was_busy:
+            self.on_work()
 
     def _observe(self, message: Activation | Failure, arrived_s: float, size_bytes: int) -> None:
         """The newest frame's last hop tells who sent the message, and when."""
@@ -152,36 +190,33 @@ class DataPlane:
     async def _accept(self, message: Activation | Failure) -> None:
         """Raises WireError where the tensors are not those of the cut."""
         deployment = self._deployments.get(message.epoch)
-        if deployment is None or message.epoch < self.active_epoch:
-            # A message of an older epoch: its frames were sent again on the newer route.
-            self._counters.dropped += 1
-            log.info("message-stale", epoch=message.epoch, active=self.active_epoch, cut=message.cut)
-        elif message.cut == deployment.spec.blocks and self.head is not None:
-            await self.head.on_outcome(message)
+        if deployment is None:
+            self._keep_early(message)
+        elif message.cut == deployment.spec.blocks:
+            await self.lead.on_outcome(message)
         elif not isinstance(message, Activation) or not deployment.accept(message):
             raise WireError(f"node {self._node} hosts no stage at cut {message.cut} in epoch {message.epoch}")
 
-    # ---- head --------------------------------------------------------------------------------------------------
+    def _keep_early(self, message: Activation | Failure) -> None:
+        if message.epoch <= max(self.active_epoch, self.newest_epoch):
+            # A message of an older epoch: its frames were sent again on the newer route.
+            self._counters.dropped += 1
+            log.info("message-stale", epoch=message.epoch, active=self.active_epoch, cut=message.cut)
+            return
+        self._early.append(message)
+        while len(self._early) > EARLY_MESSAGES or sum(map(_size_bytes, self._early)) > EARLY_BYTES:
+            self._early.popleft()
+            self._counters.dropped += 1
 
-    async def _lead(self, deployment: Deployment) -> None:
-        """Become the head, or follow the new route as the head."""
-        pipeline, flow = deployment.assignment.pipeline, deployment.assignment.flow
-        if self.head is None:
-            self.head = Head(
-                pipeline=pipeline,
-                spec=deployment.spec,
-                ledger=Ledger(queue_frames=flow.queue_frames, queue_bytes=flow.queue_bytes),
-                top_k=flow.top_k,
-                resend_after_s=flow.resend_after_s,
-                max_attempts=flow.max_attempts,
-                broker=self._broker,
-                executor=self._intake_executor,
-            )
-            self._head_task = asyncio.create_task(self.head.run(), name="head")
-        await self.head.follow(deployment.epoch, deployment.flow, self._sender(deployment.epoch))
-        subject = subjects.frames_in(pipeline)
-        if subject not in self._subscribed:
-            self._subscribed[subject] = await self._broker.subscribe(subject, self.head.on_frame)
+    async def _take_early(self) -> None:
+        """What came before its epoch."""
+        early, self._early = self._early, deque()
+        for message in early:
+            try:
+                await self._accept(message)
+            except WireError as error:
+                self._counters.dropped += 1
+                log.warning("message-malformed", cut=message.cut, reason=error.reason)
 
     def _sender(self, epoch: int) -> Callable[[Activation], Awaitable[None]]:
         async def send(message: Activation) -> None:
@@ -189,8 +224,6 @@ class DataPlane:
 
         return send
 
-    async def _step_down(self) -> None:
-        if self._head_task is not None:
-            self._head_task.cancel()
-            await asyncio.gather(self._head_task, return_exceptions=True)
-        self.head = self._head_task = None
+
+def _size_bytes(message: Activation | Failure) -> int:
+    return message.size_bytes if isinstance(message, Activation) else 0

@@ -1,4 +1,4 @@
-"""What a node runs for one epoch: its stages, the route that they follow, and perhaps the head."""
+"""What a node runs for one epoch: the parts that the route places on it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from stages.worker import StageWorker
 
 @dataclass(slots=True, kw_only=True)
 class Deployment:
-    """Loaded stages of one epoch. Several epochs may be there at once while one replaces another."""
+    """Loaded parts of one epoch. Several epochs may be there at once while one replaces another."""
 
     assignment: Assignment
     spec: PipelineSpec
     flow: Flow
     workers: Mapping[int, StageWorker]
-    """By the first block of the stage, which is the cut that its activations come from."""
+    """By the first block of the part, which is the cut that its activations come from."""
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @property

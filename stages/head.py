@@ -11,22 +11,25 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from broker import subjects
-from broker.activation import Activation, Failure, FrameTag, check_id
-from broker.errors import BrokerError, WireError
+from broker.activation import Activation, Failure, FrameTag
+from broker.control import BlobRef
+from broker.errors import WireError
 from broker.port import Broker, Buffer, Message
 from broker.wire import Tensor
 from stages.batch import can_join, check, join
 from stages.errors import FrameError
-from stages.flow import Flow
+from stages.head_counters import HeadCounters
+from stages.identity import identify, make_id
 from stages.intake import Intake
 from stages.ledger import Arrival, Held, Ledger
+from stages.outlet import Outlet
 from stages.results import Provenance, ResultMaker, dead_letter_json, result_json
-from stages.spec import PipelineSpec
+from stages.way import Way
 
 log = structlog.get_logger("understudy.head")
 
@@ -38,43 +41,51 @@ CHECK_LOST_S = 0.5
 TRANSIENT = ("overloaded", "timeout")
 """Errors that may not come again: the frame may be published anew under its id."""
 
-Send = Callable[[Activation], Awaitable[None]]
-"""Sends an activation of cut 0 to the first stage."""
+Decoded = dict[str, Tensor] | FrameError
+"""A frame's tensors, or what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Followed:
+    """A way that frames were sent on, with what reads frames and makes results for its model."""
+
+    way: Way
+    intake: Intake
+    results: ResultMaker
 
 
 class Head:
-    """The head of one pipeline. `on_frame` and `on_outcome` take messages, `run` works until it is cancelled."""
+    """The head of one pipeline. `follow` says which way frames go, `on_frame` and `on_outcome` take messages, `run`
+    works until it is cancelled."""
 
     def __init__(
         self,
         *,
         pipeline: str,
-        spec: PipelineSpec,
         ledger: Ledger,
         top_k: int,
         resend_after_s: float,
         max_attempts: int,
         broker: Broker,
         executor: Executor,
+        on_news: Callable[[], None] = lambda: None,
+        may_answer: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
-        self._pipeline = pipeline
-        self._spec = spec
+        self._on_news = on_news
         self._ledger = ledger
-        self._broker = broker
+        self._outlet = Outlet(broker, pipeline, may_answer)
         self._executor = executor
-        self._intake = Intake(spec)
-        self._results = ResultMaker(spec, top_k)
+        self._top_k = top_k
         self._resend_after_s = resend_after_s
         self._max_attempts = max_attempts
-        self._flow = Flow(window=1, batch=1)
-        self._epoch = 0
-        self._send: Send | None = None
+        self._followed: dict[int, _Followed] = {}
+        self._now: _Followed | None = None
         self._wake = asyncio.Event()
         self._progress_s = time.perf_counter()
         self._newest_back_s = 0.0  # when the newest frame that is back was sent
         self._answering: set[asyncio.Future[None]] = set()
-        self.frames_answered = 0
-        self.frames_failed = 0
+        self._taken: list[Arrival] = []  # out of the queue, and not in flight yet
+        self.counters = HeadCounters()
 
     @property
     def in_flight(self) -> int:
@@ -84,38 +95,90 @@ class Head:
     def waiting(self) -> int:
         return len(self._ledger.waiting)
 
-    async def follow(self, epoch: int, flow: Flow, send: Send) -> None:
-        """Frames go by this route from now on; what is in flight is sent again on it."""
-        self._epoch, self._flow, self._send = epoch, flow, send
-        held = list(self._ledger.oldest())
-        if held:
-            log.info("frames-sent-again", frames=len(held), epoch=epoch)
-        for frame in held:
-            await self._send_again(frame)
+    @property
+    def oldest_epoch(self) -> int:
+        """The oldest epoch that a frame in flight was sent on; 0: none is in flight."""
+        return min((frame.epoch for frame in self._ledger.held.values()), default=0)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it holds nothing that is not answered."""
+        return not (self._ledger.held or self._ledger.waiting or self._taken or self._answering)
+
+    def held_ids(self) -> list[str]:
+        """Of the frames that it has taken and not answered yet."""
+        return [*self._ledger.held, *(arrival.id for arrival in (*self._taken, *self._ledger.waiting))]
+
+    def answered_ids(self) -> list[str]:
+        """Of the frames that it has answered lately: their results may be on the way."""
+        return self._ledger.recent_ids()
+
+    def remember(self, frame_id: str, result: bytes) -> None:
+        """A frame that another head has answered: published again, it gets this result."""
+        self._ledger.answered(frame_id, result)
+
+    async def follow(self, way: Way, *, drain: bool = False) -> None:
+        """Frames go this way from now on. With `drain` those in flight finish on theirs; otherwise the older ways are
+        over, and what is in flight is sent again."""
+        before = self._now
+        if before is not None and before.way.model == way.model:
+            self._now = _Followed(way, before.intake, before.results)
+        else:
+            self._now = _Followed(way, Intake(way.spec), ResultMaker(way.spec, self._top_k))
+        if drain:
+            in_use = {frame.epoch for frame in self._ledger.held.values()}
+            self._followed = {epoch: item for epoch, item in self._followed.items() if epoch in in_use}
+        else:
+            self._followed = {}
+        self._followed[way.epoch] = self._now
+        self.counters.latency_s = 0.0
+        if not drain:
+            await self._send_all_again()
         self._wake.set()
+
+    async def _send_all_again(self) -> None:
+        """Oldest first, in batches, as if they had just arrived."""
+        assert self._now is not None  # noqa: S101 - follow has set it
+        held = [frame for frame in self._ledger.oldest() if self._same_model(frame) or await self._decode_anew(frame)]
+        if not held:
+            return
+        log.info("frames-sent-again", frames=len(held), epoch=self._now.way.epoch)
+        batch = self._now.way.flow.batch
+        for start in range(0, len(held), batch):
+            await self._send_again(held[start : start + batch])
+
+    def _same_model(self, frame: Held) -> bool:
+        return self._now is not None and frame.model == self._now.way.model
+
+    async def _decode_anew(self, frame: Held) -> bool:
+        """For another model than the one that the frame was decoded for; False where it does not take the frame."""
+        assert self._now is not None  # noqa: S101 - follow has set it
+        outcome = self._now.intake.read(frame.payload)
+        if isinstance(outcome, FrameError):
+            await self._answer(FrameTag(frame.id), outcome, self._now)
+            return False
+        frame.tensors, frame.model = outcome, self._now.way.model
+        return True
 
     async def on_frame(self, message: Message) -> None:
         """A message on the input subject."""
-        frame_id = message.headers.get("Nats-Msg-Id")
         payload = message.data
-        if frame_id is not None and await self._is_known(frame_id, message.reply):
-            return
         try:
-            arrival = Arrival(
-                id=None if frame_id is None else check_id(frame_id),
-                payload=payload,
-                reply=message.reply,
-                accepted_s=time.perf_counter(),
-            )
+            identity = identify(message)
         except WireError as error:
-            await self._refuse(_new_id(), payload, [message.reply], FrameError("bad-message", error.reason))
+            bad = FrameError("bad-message", error.reason)
+            await self._refuse(secrets.token_hex(8), payload, [message.reply], bad)
             return
+        if identity.id is not None and await self._is_known(identity.id, message.reply):
+            return
+        frame_id = make_id(identity)
+        arrival = Arrival(id=frame_id, payload=payload, reply=message.reply, accepted_s=time.perf_counter())
         if not self._ledger.offer(arrival):
             reason = (
                 f"{self.waiting} frames ({self._ledger.waiting_bytes} bytes) wait already: publish more slowly, "
                 f"or keep fewer frames in flight"
             )
-            await self._refuse(frame_id or _new_id(), payload, [message.reply], FrameError("overloaded", reason))
+            await self._refuse(frame_id, payload, [message.reply], FrameError("overloaded", reason))
             return
         self._wake.set()
 
@@ -131,14 +194,17 @@ class Head:
         await asyncio.shield(task)
 
     async def _answer_all(self, outcome: Activation | Failure) -> None:
+        followed = self._followed.get(outcome.epoch)
+        if followed is None:
+            return  # of a way that is over: its frames were sent again
         if isinstance(outcome, Failure):
             for tag in outcome.frames:
-                await self._answer(tag, FrameError(outcome.code, outcome.reason), outcome.epoch)
+                await self._answer(tag, FrameError(outcome.code, outcome.reason), followed)
         else:
-            check(outcome, self._spec)
-            answers = self._results.answers(outcome.tensors, len(outcome.frames))
+            check(outcome, followed.way.spec)
+            answers = followed.results.answers(outcome.tensors, len(outcome.frames))
             for tag, answer in zip(outcome.frames, answers, strict=True):
-                await self._answer(tag, answer, outcome.epoch)
+                await self._answer(tag, answer, followed)
         self._progress_s = time.perf_counter()
         self._wake.set()
 
@@ -150,42 +216,43 @@ class Head:
 
     async def _feed(self) -> None:
         while True:
-            free = self._flow.window - self.in_flight
-            if self._send is None or free <= 0 or not self._ledger.waiting:
+            free = 0 if self._now is None else self._now.way.flow.window - self.in_flight
+            if self._now is None or free <= 0 or not self._ledger.waiting:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            arrivals = self._ledger.take(min(free, self._flow.batch))
-            decoded = await self._decode(arrivals)
+            arrivals = self._taken = self._ledger.take(min(free, self._now.way.flow.batch))
+            model, decoded = self._now.way.model, await self._decode(arrivals, self._now.intake)
             frames = [
                 frame
                 for arrival, outcome in zip(arrivals, decoded, strict=True)
-                if (frame := await self._admit(arrival, outcome)) is not None
+                if (frame := await self._admit(arrival, outcome, model)) is not None
             ]
-            await self._dispatch(frames)
+            # The model may have changed meanwhile.
+            self._taken = []
+            await self._dispatch([f for f in frames if self._same_model(f) or await self._decode_anew(f)])
             # A full queue must not keep results and heartbeats from being handled.
             await asyncio.sleep(0)
 
-    async def _decode(self, arrivals: Sequence[Arrival]) -> list[tuple[str | None, dict[str, Tensor]] | FrameError]:
+    async def _decode(self, arrivals: Sequence[Arrival], intake: Intake) -> list[Decoded]:
         payloads = [arrival.payload for arrival in arrivals]
         if sum(map(len, payloads)) <= SMALL_BYTES * len(payloads):
-            return [self._intake.read(payload) for payload in payloads]
+            return [intake.read(payload) for payload in payloads]
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, lambda: [self._intake.read(payload) for payload in payloads])
+        return await loop.run_in_executor(self._executor, lambda: [intake.read(payload) for payload in payloads])
 
-    async def _admit(self, arrival: Arrival, outcome: tuple[str | None, dict[str, Tensor]] | FrameError) -> Held | None:
+    async def _admit(self, arrival: Arrival, outcome: Decoded, model: BlobRef) -> Held | None:
         """Take a decoded frame into flight; None where it is refused, or known already."""
-        own_id, tensors = (None, {}) if isinstance(outcome, FrameError) else outcome
-        frame_id = arrival.id or own_id or _new_id()
-        if await self._is_known(frame_id, arrival.reply):
+        if await self._is_known(arrival.id, arrival.reply):
             return None
         if isinstance(outcome, FrameError):
-            await self._refuse(frame_id, arrival.payload, [arrival.reply], outcome)
+            await self._refuse(arrival.id, arrival.payload, [arrival.reply], outcome)
             return None
         frame = Held(
-            id=frame_id,
+            id=arrival.id,
             payload=arrival.payload,
-            tensors=tensors,
+            tensors=outcome,
+            model=model,
             replies=[arrival.reply],
             accepted_s=arrival.accepted_s,
             sent_s=time.perf_counter(),
@@ -202,28 +269,29 @@ class Head:
             return True
         result = self._ledger.result_of(frame_id)
         if result is not None:
-            await self._publish(reply, result)
+            await self._outlet.answer(reply, result)
         return result is not None
 
     async def _dispatch(self, frames: Sequence[Held]) -> None:
-        send = self._send
-        assert send is not None  # noqa: S101 - _feed and follow set it first
+        assert self._now is not None  # noqa: S101 - _feed and follow set it first
+        way = self._now.way
         group: list[Activation] = []
         for frame in frames:
-            single = self._activation(frame)
+            frame.epoch = way.epoch
+            single = Activation(epoch=way.epoch, cut=0, frames=(FrameTag(frame.id),), tensors=frame.tensors)
             if group and not can_join(group[0], single):
-                await send(join(group))
+                await way.send(join(group))
                 group = []
             group.append(single)
         if group:
-            await send(join(group))
+            await way.send(join(group))
 
-    def _activation(self, frame: Held) -> Activation:
-        return Activation(epoch=self._epoch, cut=0, frames=(FrameTag(frame.id),), tensors=frame.tensors)
-
-    async def _send_again(self, frame: Held) -> None:
-        frame.sent_s = time.perf_counter()
-        await self._dispatch([frame])
+    async def _send_again(self, frames: Sequence[Held]) -> None:
+        now = time.perf_counter()
+        for frame in frames:
+            frame.sent_s = now
+        self.counters.sent_again += len(frames)
+        await self._dispatch(frames)
 
     async def _watch(self) -> None:
         """Send again what seems lost. A frame that has been away for long is lost if nothing at all comes back, or if
@@ -239,13 +307,14 @@ class Head:
                     continue
                 if frame.attempts >= self._max_attempts:
                     reason = f"no answer from the stages after {frame.attempts} attempts"
-                    await self._answer(FrameTag(frame.id), FrameError("timeout", reason), self._epoch)
+                    await self._answer(FrameTag(frame.id), FrameError("timeout", reason), self._now)
                     continue
                 frame.attempts += 1
                 log.warning("frame-sent-again", id=frame.id, attempt=frame.attempts)
-                await self._send_again(frame)
+                if self._same_model(frame) or await self._decode_anew(frame):
+                    await self._send_again([frame])
 
-    async def _answer(self, tag: FrameTag, answer: dict[str, Any] | FrameError, epoch: int) -> None:
+    async def _answer(self, tag: FrameTag, answer: dict[str, Any] | FrameError, followed: _Followed | None) -> None:
         """Publish a frame's result, once: a frame that is not held any more was answered already."""
         frame = self._ledger.release(tag.id)
         if frame is None:
@@ -254,10 +323,10 @@ class Head:
         if isinstance(answer, FrameError):
             await self._refuse(tag.id, frame.payload, frame.replies, answer, tag=tag, accepted_s=frame.accepted_s)
             return
-        provenance = Provenance(expected_accuracy=self._results.expected_accuracy, epoch=epoch)
-        latency_ms = (time.perf_counter() - frame.accepted_s) * 1e3
-        result = result_json(tag, answer, provenance, latency_ms, None)
-        limit = self._broker.max_payload_bytes
+        assert followed is not None  # noqa: S101 - it was sent on a way
+        latency_s = time.perf_counter() - frame.accepted_s
+        result = result_json(tag, answer, followed.way.provenance, latency_s * 1e3, None)
+        limit = self._outlet.max_payload_bytes
         if len(result) > limit:
             reason = (
                 f"the result has {len(result)} bytes, the broker's limit is {limit}: raise max_payload on the broker"
@@ -265,8 +334,16 @@ class Head:
             too_large = FrameError("too-large", reason)
             await self._refuse(tag.id, frame.payload, frame.replies, too_large, tag=tag, accepted_s=frame.accepted_s)
             return
-        self.frames_answered += 1
-        await self._put_out(tag.id, result, frame.replies)
+        first = followed.way.epoch > self.counters.answered_epoch
+        self.counters.count_answer(followed.way.provenance, latency_s)
+        self._ledger.answered(tag.id, result)
+        await self._outlet.result(result, frame.replies)
+        if first or (followed is not self._now and not self._ledger.held):
+            self._on_news()
+
+    @property
+    def _epoch(self) -> int:
+        return 0 if self._now is None else self._now.way.epoch
 
     async def _refuse(
         self,
@@ -283,26 +360,9 @@ class Head:
         latency_ms = 0.0 if accepted_s is None else (time.perf_counter() - accepted_s) * 1e3
         cause = (error.code, error.reason)
         result = result_json(tag or FrameTag(frame_id), {}, Provenance(epoch=self._epoch), latency_ms, cause)
-        self.frames_failed += 1
-        await self._put_out(frame_id, result, replies, remember=error.code not in TRANSIENT)
-        letter = dead_letter_json(frame_id, payload, error.code, error.reason)
-        await self._publish(subjects.dead_letters(self._pipeline), letter)
-
-    async def _put_out(self, frame_id: str, result: bytes, replies: Sequence[str], *, remember: bool = True) -> None:
-        if remember:
+        self.counters.failed += 1
+        if error.code not in TRANSIENT:
             self._ledger.answered(frame_id, result)
-        await self._publish(subjects.results_out(self._pipeline), result)
-        for reply in replies:
-            await self._publish(reply, result)
-
-    async def _publish(self, subject: str, data: bytes) -> None:
-        if not subject:
-            return
-        try:
-            await self._broker.publish(subject, data)
-        except BrokerError as error:
-            log.error("publish-failed", subject=subject, reason=str(error))
-
-
-def _new_id() -> str:
-    return secrets.token_hex(8)
+        await self._outlet.result(result, replies)
+        letter = dead_letter_json(frame_id, payload, error.code, error.reason)
+        await self._outlet.dead_letter(letter)

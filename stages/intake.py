@@ -17,16 +17,15 @@ class Intake:
     def __init__(self, spec: PipelineSpec) -> None:
         self._spec = spec
 
-    def read(self, payload: Buffer) -> tuple[str | None, dict[str, Tensor]] | FrameError:
-        """The frame's own id, if it carries one, and its input tensors; or what is wrong with it. Never raises: one bad
-        frame must not touch the others that are read with it."""
+    def read(self, payload: Buffer) -> dict[str, Tensor] | FrameError:
+        """The frame's input tensors, or what is wrong with it. Never raises: one bad frame must not touch the others
+        that are read with it."""
         try:
-            if _looks_like_msgpack(payload):
-                frame_id, tensors = decode_tensor_frame(payload)
-                return frame_id, self._checked(tensors)
+            if looks_like_msgpack(payload):
+                return self._checked(decode_tensor_frame(payload)[1])
             view = memoryview(payload)
             spec = self._spec
-            return None, decode_frame(view, spec.manifest.input, spec.inputs, dynamic_batch=spec.dynamic_batch)
+            return decode_frame(view, spec.manifest.input, spec.inputs, dynamic_batch=spec.dynamic_batch)
         except FrameError as error:
             return error
         except WireError as error:
@@ -36,7 +35,7 @@ class Intake:
         return check_tensors(tensors, self._spec.inputs, dynamic_batch=self._spec.dynamic_batch)
 
 
-def _looks_like_msgpack(payload: Buffer) -> bool:
+def looks_like_msgpack(payload: Buffer) -> bool:
     """Whether the first byte begins a msgpack array. No image begins so; a `.npy` file does (an array of 3 that starts
     with the number 78), but never a message of ours, whose first item is a map."""
     if len(payload) == 0 or NPY_MAGIC.startswith(bytes(payload[: len(NPY_MAGIC)])):

@@ -6,6 +6,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from broker.control import BlobRef
 from broker.port import Buffer
 from broker.wire import Tensor
 
@@ -14,7 +15,7 @@ from broker.wire import Tensor
 class Arrival:
     """A frame as it was published, not decoded yet."""
 
-    id: str | None
+    id: str
     payload: Buffer
     reply: str
     accepted_s: float
@@ -22,15 +23,18 @@ class Arrival:
 
 @dataclass(slots=True, kw_only=True)
 class Held:
-    """A frame in flight, held until its result is out."""
+    """A frame in flight, held until its result is out. `model`: which one's inputs `tensors` are; `epoch`: on whose
+    route it was sent last."""
 
     id: str
     payload: Buffer
     tensors: Mapping[str, Tensor]
+    model: BlobRef
     replies: list[str]
     accepted_s: float
     sent_s: float
     attempts: int = 1
+    epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -82,6 +86,10 @@ class Ledger:
     def result_of(self, frame_id: str) -> bytes | None:
         """The result of a frame that was answered lately."""
         return self._recent.get(frame_id)
+
+    def recent_ids(self) -> list[str]:
+        """Of the frames that were answered lately."""
+        return list(self._recent)
 
     def oldest(self) -> Iterator[Held]:
         """Frames in flight, in the order in which they were first sent."""

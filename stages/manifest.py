@@ -15,9 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 FORMAT: Final = 1
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
+CALIBRATION_FILE = "calibration.npz"
 DEFAULT_SCALE = 1 / 255
 
 Task = Literal["classify", "tensors"]
+PartTechnique = Literal["exit", "stand-in", "skip", "standby"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=1, le=65535)]
 
@@ -131,6 +133,41 @@ class Accuracy(Edge):
         return cls(value=correct / images, images=images, labelled=labelled, low=low, high=high)
 
 
+HeldOut = Accuracy
+"""Accuracy of the healthy network on the very images on which the parts were measured: 1 where they have no labels."""
+
+
+class PartRecord(Edge):
+    """What can take the place of a run of blocks, see `planner.part`.
+
+    Attributes:
+        technique: `exit`, `stand-in`, `skip` (the identity) or `standby` (the blocks themselves).
+        first_block, end_block: the blocks [first_block, end_block); those of an exit reach to the last.
+        variant: tells parts of one technique apart: `small`, `medium`, `large`; `int8`, `int4`; may be empty.
+        file: the ONNX file in the bundle; None where it is made from the model: skip and standby.
+        memory_bytes: of the weights.
+        peak_bytes: of the working set for one frame.
+        flops: for one frame.
+        accuracy: of the whole network with this part in place; None where it was not measured.
+    """
+
+    technique: PartTechnique
+    first_block: Annotated[int, Field(ge=0)]
+    end_block: Annotated[int, Field(ge=1)]
+    variant: str = ""
+    file: str | None = None
+    memory_bytes: Annotated[int, Field(ge=0)]
+    peak_bytes: Annotated[int, Field(ge=0)]
+    flops: Annotated[int, Field(ge=0)]
+    accuracy: Accuracy | None = None
+
+    @model_validator(mode="after")
+    def _has_blocks(self) -> Self:
+        if self.first_block >= self.end_block:
+            raise ValueError(f"a part of blocks [{self.first_block}, {self.end_block}) is empty")
+        return self
+
+
 class FileRecord(Edge):
     """What a file of the bundle must be: its SHA-256 (64 hex digits) and its size in bytes."""
 
@@ -158,7 +195,9 @@ class Manifest(Edge):
         shapes: what was given for open dimensions of the inputs: input name to its full shape, one frame.
         input, output: how a frame becomes the model's input, and what comes out.
         accuracy: measured on labelled calibration data; None if it never was.
-        exits, stand_ins, profile: places for what later versions fit and measure; empty today.
+        parts: what can replace blocks that are lost; empty where there was no calibration data.
+        held_out: the healthy network on the images on which the parts were measured; None where they were not.
+        profile: a place for what later versions measure; empty today.
         files: relative POSIX path to its record; every file of the bundle except the manifest. Files in the folder
             that are not listed (a README) are not part of the bundle.
         source: origin and licence.
@@ -174,8 +213,8 @@ class Manifest(Edge):
     input: Annotated[InputSpec, Field(discriminator="kind")]
     output: OutputSpec
     accuracy: Accuracy | None = None
-    exits: tuple[JsonValue, ...] = ()
-    stand_ins: tuple[JsonValue, ...] = ()
+    parts: tuple[PartRecord, ...] = ()
+    held_out: HeldOut | None = None
     profile: dict[str, JsonValue] = Field(default_factory=dict)
     files: dict[str, FileRecord] = Field(default_factory=dict)
     source: Source | None = None

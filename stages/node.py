@@ -10,23 +10,25 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
 from broker import control, subjects
-from broker.activation import Activation, Failure
-from broker.control import Activate, Assignment, Beat, Bye, LinkRate
+from broker.control import Beat, Bye, Confirm, Confirmed, LinkRate
 from broker.errors import BrokerError, UnderstudyError, WireError
 from broker.port import Broker, Message, Subscription
 from stages.blobs import BlobExchange, BlobStore
+from stages.controls import decode
 from stages.dataplane import DataPlane
+from stages.duties import Duties
 from stages.engine import resolve_providers
+from stages.head_counters import HeadCounters
 from stages.loader import Loader
 from stages.probe import Probe
+from stages.pulse import PulseTask
 from stages.worker import WorkerCounters
 
 log = structlog.get_logger("understudy.node")
@@ -35,6 +37,12 @@ NAMESAKE_WATCH_S = 3.0
 """For so long after its start a node looks for another of its name. Later, the other one is the newcomer."""
 
 RSS_EVERY_S = 1.0
+CONFIRM_S = 1.0
+"""How long a head that was paused waits for the controller's word."""
+
+LEAVE_S = 10.0
+"""How long a node that wants to stop waits for the pipeline to go on without it."""
+
 ALONE_S = 5.0
 """After so long without a controller a node says what may be wrong, once."""
 
@@ -58,6 +66,7 @@ class NodeSettings:
         threads: of one inference.
         providers: onnxruntime execution providers, in order of preference.
         cache: folder for sub-models; None keeps them in memory.
+        incarnation: tells this process from others of the name before and after it: 16 hexadecimal digits.
         pipeline: work for this pipeline alone; empty: for the first that asks.
         heartbeat_s: interval of heartbeats.
     """
@@ -69,6 +78,7 @@ class NodeSettings:
     cache: Path | None = None
     pipeline: str = ""
     heartbeat_s: float = 0.1
+    incarnation: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
 class Node:
@@ -80,14 +90,13 @@ class Node:
         self._settings = settings
         self._data = data
         self._control = control_broker
-        self._incarnation = secrets.token_hex(8)
-        self._pipeline = settings.pipeline
+        self._incarnation = settings.incarnation
         self._counters = WorkerCounters()
         # One thread: inferences of one node run one after the other, each with the node's threads.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._intake_executor = ThreadPoolExecutor(1, thread_name_prefix="intake")
         self._exchange = BlobExchange(data, BlobStore(settings.cache))
-        self._loader = Loader(
+        loader = Loader(
             node=settings.name,
             exchange=self._exchange,
             executor=self._executor,
@@ -96,13 +105,28 @@ class Node:
             providers=settings.providers,
         )
         self._plane = DataPlane(
-            node=settings.name, broker=data, counters=self._counters, intake_executor=self._intake_executor
+            node=settings.name,
+            broker=data,
+            counters=self._counters,
+            intake_executor=self._intake_executor,
+            confirm=self._confirm_head,
         )
         self._probe = Probe(settings.name, data=data, control_broker=control_broker, counters=self._counters)
-        self._assigned_epoch = 0
-        self._failure = ""
-        self._loading: asyncio.Task[None] | None = None
+        self._name = settings.name
+        self._pulse = PulseTask(
+            control_broker, node=settings.name, incarnation=settings.incarnation, busy=lambda: self._plane.busy
+        )
         self._beat_now = asyncio.Event()
+        self._duties = Duties(
+            node=settings.name,
+            pipeline=settings.pipeline,
+            broker=control_broker,
+            loader=loader,
+            plane=self._plane,
+            on_news=self._beat_now.set,
+        )
+        self._leaving = False
+        self._leave_by_s = 0.0
         self._started_s = time.monotonic()
         self._namesake: NodeNameTakenError | None = None
         self._alone = True
@@ -110,33 +134,35 @@ class Node:
         self._rss = (0.0, 0)
 
     async def run(self) -> None:
-        """Serve until cancelled.
+        """Serve until cancelled, or until `leave` has taken effect.
 
         Raises:
             NodeNameTakenError: a node of this name is there already.
         """
         name = self._settings.name
-        subscriptions = (
-            await self._control.subscribe(subjects.assign(name), self._on_assign),
-            await self._control.subscribe(subjects.activate("*"), self._on_activate),
-            await self._control.subscribe(subjects.beat(name), self._on_beat),
-        )
+        own_beats = await self._control.subscribe(subjects.beat(name), self._on_beat)
+        await self._duties.start()
         await self._probe.start()
+        self._plane.on_work = self._pulse.hurry
+        self._plane.lead.on_news = self._beat_now.set
+        self._pulse.start()
         self._control.on_connection(lambda up: self._beat_now.set() if up else None)
         log.info("node-started", node=name, pid=os.getpid())
         try:
             while True:
-                await self._beat()
-                self._check_tasks()
-                self._say_if_alone()
                 self._beat_now.clear()
+                await self._beat()
+                await self._check_tasks()
+                if self._may_leave():
+                    return
+                self._say_if_alone()
                 try:
                     async with asyncio.timeout(self._settings.heartbeat_s):
                         await self._beat_now.wait()
                 except TimeoutError:
                     pass
         finally:
-            await self._shut_down(subscriptions)
+            await self._shut_down(own_beats)
 
     # ---- control -----------------------------------------------------------------------------------------------
 
@@ -147,26 +173,36 @@ class Node:
             log.debug("beat-not-sent", reason=str(error))
 
     def _make_beat(self) -> Beat:
-        head = self._plane.head
+        head, duties = self._plane.head, self._duties
+        counters = HeadCounters() if head is None else head.counters
         return Beat(
             node=self._settings.name,
             incarnation=self._incarnation,
             pid=os.getpid(),
             host=self._host,
-            pipeline=self._pipeline,
-            assigned_epoch=self._assigned_epoch,
+            pipeline=duties.pipeline,
+            assigned_epoch=duties.assigned_epoch,
             ready_epoch=self._plane.newest_epoch,
             active_epoch=self._plane.active_epoch,
             stages=self._plane.stages,
-            failure=self._failure,
+            failure=duties.failure,
+            controller=duties.controller,
+            spares=tuple(sorted(duties.spares)),
+            spares_epoch=duties.spares_epoch,
             memory_bytes=self._settings.memory_bytes,
             threads=self._settings.threads,
             providers=self._settings.providers,
-            is_head=head is not None,
+            is_head=self._plane.lead.leads,
             in_flight=head.in_flight if head else 0,
             waiting=head.waiting if head else 0,
-            answered=head.frames_answered if head else 0,
-            failed=head.frames_failed if head else 0,
+            answered=counters.answered,
+            failed=counters.failed,
+            answered_epoch=counters.answered_epoch,
+            oldest_epoch=head.oldest_epoch if head else 0,
+            sent_again=counters.sent_again,
+            degraded=counters.degraded,
+            latency_s=counters.latency_s,
+            leaving=self._leaving,
             frames=self._counters.frames,
             dropped=self._counters.dropped,
             busy_s=self._counters.busy_s,
@@ -182,91 +218,68 @@ class Node:
             self._rss = (now, _rss_bytes())
         return self._rss[1]
 
-    async def _on_assign(self, message: Message) -> None:
+    async def _confirm_head(self) -> bool:
+        """Ask the controller. Where there is none, nobody can have made another node the head."""
+        question = Confirm(node=self._name, incarnation=self._incarnation)
         try:
-            assignment = control.decode(message.data, Assignment)
-        except WireError as error:
-            log.warning("assignment-malformed", reason=error.reason)
-            return
-        if self._pipeline not in ("", assignment.pipeline):
-            log.warning("assignment-refused", pipeline=assignment.pipeline, serves=self._pipeline)
-            return
-        if assignment.epoch <= self._assigned_epoch:
-            return
-        self._pipeline = assignment.pipeline
-        self._assigned_epoch = assignment.epoch
-        self._failure = ""
-        if self._loading is not None:
-            self._loading.cancel()
-        self._loading = asyncio.create_task(self._load(assignment), name=f"load-epoch-{assignment.epoch}")
+            subject = subjects.confirm(self._duties.pipeline)
+            answer = await self._control.request(subject, control.encode(question), timeout_s=CONFIRM_S)
+            return control.decode(answer.data, Confirmed).head
+        except (BrokerError, WireError) as error:
+            log.warning("head-not-confirmed", reason=str(error))
+            return True
+
+    def leave(self) -> None:
+        """Stop as soon as the pipeline goes on without this node, or after `LEAVE_S`; `run` returns then."""
+        log.info("leaving", node=self._name)
+        self._leaving = True
+        self._leave_by_s = time.monotonic() + LEAVE_S
         self._beat_now.set()
 
-    async def _load(self, assignment: Assignment) -> None:
-        epoch = assignment.epoch
-
-        async def deliver(message: Activation | Failure) -> None:
-            await self._plane.deliver(epoch, message)
-
-        try:
-            deployment = await self._loader.load(assignment, deliver)
-        except UnderstudyError as error:
-            log.error("load-failed", epoch=epoch, reason=str(error))
-            self._failure = str(error)[:1000]
-            self._beat_now.set()
-            return
-        await self._plane.add(deployment)
-        log.info("loaded", epoch=epoch, stages=[[w.first_block, w.end_block] for w in deployment.workers.values()])
-        self._beat_now.set()
-
-    async def _on_activate(self, message: Message) -> None:
-        try:
-            activate = control.decode(message.data, Activate)
-        except WireError as error:
-            log.warning("activation-malformed", reason=error.reason)
-            return
-        if activate.pipeline == self._pipeline and activate.epoch > self._plane.active_epoch:
-            await self._plane.switch_to(activate.epoch)
-            self._loader.forget([deployment.assignment for deployment in self._plane.deployments])
-            log.info("switched", epoch=activate.epoch, head=self._plane.head is not None)
-            self._beat_now.set()
+    def _may_leave(self) -> bool:
+        if not self._leaving:
+            return False
+        in_use = bool(self._plane.deployments) or self._plane.head is not None
+        return not in_use or time.monotonic() > self._leave_by_s
 
     async def _on_beat(self, message: Message) -> None:
         """Our own heartbeats come back, and show if another process has our name: the later one gives way."""
-        try:
-            other = control.decode(message.data, Beat)
-        except WireError:
-            return  # the controllers log it
+        # Quick for our own, which is nearly every one.
+        if self._incarnation.encode() in bytes(message.data):
+            return
+        other = decode(message, Beat)
+        if other is None:
+            return
         if other.incarnation != self._incarnation and time.monotonic() - self._started_s < NAMESAKE_WATCH_S:
             self._namesake = NodeNameTakenError(other)
             self._beat_now.set()
 
     # ---- end ---------------------------------------------------------------------------------------------------
 
-    def _check_tasks(self) -> None:
+    async def _check_tasks(self) -> None:
         """A task that ended with an error is a defect of ours: end the process loudly rather than hang quietly."""
         if self._namesake is not None:
             raise self._namesake
-        if self._loading is not None and self._loading.done() and not self._loading.cancelled():
-            self._loading.result()
-        self._plane.check()
+        self._duties.check()
+        await self._plane.check()
         self._probe.check()
+        self._pulse.check()
 
     def _say_if_alone(self) -> None:
-        if self._alone and not self._assigned_epoch and time.monotonic() - self._started_s > ALONE_S:
+        if self._alone and not self._duties.assigned_epoch and time.monotonic() - self._started_s > ALONE_S:
             self._alone = False
             hint = "is a controller on this broker, and is --control-broker the same as the controller's?"
             log.warning("no-controller-yet", node=self._settings.name, hint=hint)
 
-    async def _shut_down(self, control_subscriptions: Sequence[Subscription]) -> None:
+    async def _shut_down(self, own_beats: Subscription) -> None:
         try:
+            await self._pulse.stop()
             bye = Bye(node=self._settings.name, incarnation=self._incarnation)
             await self._control.publish(subjects.BYE, control.encode(bye))
-            if self._loading is not None:
-                self._loading.cancel()
+            await self._duties.stop()
             await self._probe.stop()
             await self._plane.stop()
-            for subscription in control_subscriptions:
-                await subscription.unsubscribe()
+            await own_beats.unsubscribe()
             await self._exchange.close()
         except BrokerError as error:
             log.warning("goodbye-not-sent", reason=str(error))

@@ -8,22 +8,33 @@ import numpy as np
 
 from broker.control import BlobRef
 from planner.chain import Chain
+from planner.part import Part
+from planner.plan import Plan
 from stages.blobs import BlobExchange, BlobStore
 from stages.bundle import Bundle
 from stages.engine import Engine
-from stages.errors import FrameError
+from stages.errors import FrameError, ModelError
+from stages.fitting import can_skip, part_of, quantised, skip_model
 from stages.graph import ModelGraph
+from stages.manifest import CALIBRATION_FILE, Accuracy, PartRecord
+from stages.refit import refit
 from stages.spec import PipelineSpec
 
 
 class SubmodelSource:
     """The controller's side of a model. Make it with `open`."""
 
-    def __init__(self, graph: ModelGraph, exchange: BlobExchange, store: BlobStore, spec: PipelineSpec) -> None:
+    def __init__(
+        self, graph: ModelGraph, bundle: Bundle, exchange: BlobExchange, store: BlobStore, spec: PipelineSpec
+    ) -> None:
+        self._bundle = bundle
         self._graph = graph
+        self._manifest = bundle.manifest
         self._exchange = exchange
         self._store = store
-        self._cut: dict[tuple[int, int], BlobRef] = {}
+        self._made: dict[str, BlobRef] = {}
+        self._records: dict[str, PartRecord] = {}
+        self._refitted: set[tuple[int, int]] = set()
         self._lock = asyncio.Lock()
         self.chain: Chain = graph.chain()
         self.spec: BlobRef = store.put(spec.to_json())
@@ -36,19 +47,97 @@ class SubmodelSource:
             EngineError: onnxruntime cannot load the model.
         """
         stackable = graph.dynamic_batch and await asyncio.to_thread(_frames_are_independent, graph)
-        source = cls(graph, exchange, store, PipelineSpec.of(graph, bundle.manifest, dynamic_batch=stackable))
+        spec = PipelineSpec.of(graph, bundle.manifest, dynamic_batch=stackable)
+        source = cls(graph, bundle, exchange, store, spec)
+        await asyncio.to_thread(source._take_parts, bundle)
         await exchange.offer(source.spec)
         return source
 
-    async def submodel(self, first_block: int, end_block: int) -> BlobRef:
-        """Cut, store and offer the sub-model of blocks [first_block, end_block)."""
+    def _take_parts(self, bundle: Bundle) -> None:
+        """Read the fitted parts: the bundle's folder may be gone when they are needed."""
+        for record in bundle.manifest.parts:
+            self._take_part(record, None if record.file is None else bundle.path(record.file).read_bytes())
+
+    def _take_part(self, record: PartRecord, model: bytes | None) -> None:
+        """Into the catalogue; `model` is None for what is made from the network."""
+        name = part_of(record).name
+        self._records[name] = record
+        if model is not None and record.file is not None:
+            self._made[name] = self._store.put(model)
+
+    @property
+    def healthy(self) -> Accuracy | None:
+        """The accuracy of the whole network, to compare parts with: on the images that they were measured on."""
+        return self._manifest.held_out or self._manifest.accuracy
+
+    def catalogue(self, plan: Plan) -> list[Part]:
+        """The parts that may stand by: those of the bundle, and for this plan's stages also what needs no fitting."""
+        found = {
+            part.name: part for stage in plan.stages for part in self._unfitted(stage.first_block, stage.end_block)
+        }
+        found |= {name: part_of(record) for name, record in self._records.items()}
+        return list(found.values())
+
+    async def refine(self, plan: Plan) -> int:
+        """Fit parts for stages of this plan that have none, in a process of its own with the least priority. How many
+        are new in the catalogue; 0 where the bundle has no calibration data.
+
+        Raises:
+            UnderstudyError: fitting failed.
+        """
+        fitted = {(record.first_block, record.end_block) for record in self._records.values()}
+        spans = [(stage.first_block, stage.end_block) for stage in plan.stages]
+        missing = [span for span in spans if span not in fitted and span not in self._refitted]
+        if not missing or CALIBRATION_FILE not in self._manifest.files or self._bundle.folder is None:
+            return 0
+        self._refitted.update(missing)
+        parts = await refit(self._bundle, missing)
+        fresh = [part for part in parts if part_of(part.record).name not in self._records]
+        for part in fresh:
+            await asyncio.to_thread(self._take_part, part.record, part.model)
+        return len(fresh)
+
+    async def model(self, part: Part) -> BlobRef:
+        """Make, store and offer the part's model.
+
+        Raises:
+            ModelError: it cannot be made.
+        """
         async with self._lock:
-            ref = self._cut.get((first_block, end_block))
+            ref = self._made.get(part.name)
             if ref is None:
-                data = await asyncio.to_thread(self._graph.submodel, first_block, end_block)
-                ref = self._cut[first_block, end_block] = await asyncio.to_thread(self._store.put, data)
+                data = await asyncio.to_thread(self._make, part)
+                ref = self._made[part.name] = await asyncio.to_thread(self._store.put, data)
             await self._exchange.offer(ref)
             return ref
+
+    def _make(self, part: Part) -> bytes:
+        first, end = part.first_block, part.end_block
+        match part.technique, part.variant:
+            case (("none" | "standby"), ""):
+                return self._graph.submodel(first, end)
+            case "standby", "int8":
+                return quantised(self._graph, first, end, 8)
+            case "standby", "int4":
+                return quantised(self._graph, first, end, 4)
+            case "skip", _:
+                return skip_model(self._graph, first, end)
+        raise ModelError(f"the bundle of '{self._graph.name}' has no part {part.name}")
+
+    def _unfitted(self, first: int, end: int) -> list[Part]:
+        """A copy of the stage, and the identity where shapes match: they need no calibration data."""
+        copy = Part(
+            technique="standby",
+            first_block=first,
+            end_block=end,
+            memory_bytes=sum(self.chain.block_memory_bytes[first:end]),
+            peak_bytes=max(self.chain.block_peak_bytes[first:end]),
+            flops=sum(self.chain.block_flops[first:end]),
+        )
+        if not can_skip(self._graph, first, end):
+            return [copy]
+        skip = Part(technique="skip", first_block=first, end_block=end, peak_bytes=2 * self.chain.cut_bytes[first])
+        return [copy, skip]
 
 
 def _frames_are_independent(graph: ModelGraph) -> bool:

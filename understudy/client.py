@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import secrets
 import time
 from collections import deque
@@ -71,7 +72,7 @@ class Client:
         self._count = 0
         self._broker: Broker | None = None
         self._inbox = ""
-        self._subscription: Subscription | None = None
+        self._subscriptions: list[Subscription] = []
         self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -79,7 +80,10 @@ class Client:
         try:
             await find_pipeline(broker, self._pipeline)
             self._inbox = broker.new_inbox()
-            self._subscription = await broker.subscribe(f"{self._inbox}.*", self._on_reply)
+            self._subscriptions = [
+                await broker.subscribe(f"{self._inbox}.*", self._on_reply),
+                await broker.subscribe(subjects.lead(self._pipeline), self._on_new_head),
+            ]
         except BaseException:
             await broker.close()
             raise
@@ -195,6 +199,17 @@ class Client:
             self._retry_soon(pending)
         else:
             pending.future.set_result(result)
+
+    async def _on_new_head(self, message: Message) -> None:
+        """A head has begun. One that does not know what was published before gets our frames again."""
+        try:
+            knows = json.loads(bytes(message.data))["knows"]
+        except (ValueError, TypeError, KeyError):
+            return
+        if not knows:
+            for key, pending in list(self._pending.items()):
+                with contextlib.suppress(BrokerError):  # not connected at the moment: it is sent again later
+                    await self._send(key, pending)
 
     def _retry_soon(self, pending: _Pending) -> None:
         pending.next_s = time.monotonic() + pending.retry_s

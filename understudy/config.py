@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from broker.errors import SubjectError
 from broker.subjects import check_name
 from understudy.files import explain, read_yaml
+from understudy.objectives import RecoveryConfig
 from understudy.quantities import ConfigError, parse_duration, parse_size
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
@@ -61,12 +62,14 @@ class UpConfig(_Strict):
     cluster: Path | None = None
     broker: str | None = None
     control_broker: str | None = None
+    system_broker: str | None = None
     port: int = Field(default=0, ge=0, le=65535)
     max_payload: Size = 8 << 20
     window: int = Field(default=0, ge=0, le=65536)
     max_batch: int = Field(default=64, ge=1, le=1024)
     top_k: int = Field(default=5, ge=1, le=1000)
     heartbeat: Duration = 0.1
+    recovery: RecoveryConfig = RecoveryConfig()
     resend_after: Duration = 5.0
     start_timeout: Duration = 60.0
 
@@ -126,4 +129,4 @@ def make_config(raw: dict[str, Any], source: str) -> UpConfig:
     try:
         return UpConfig.model_validate(raw)
     except ValidationError as error:
-        raise explain(error, source, UpConfig, {"nodes": NodeConfig}) from error
+        raise explain(error, source, UpConfig, {"nodes": NodeConfig, "recovery": RecoveryConfig}) from error

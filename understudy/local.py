@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from asyncio.subprocess import Process
@@ -24,6 +25,7 @@ from broker.process import spawn, terminate
 from broker.server import NatsServer
 from understudy.config import UpConfig
 from understudy.discovery import statuses
+from understudy.objectives import RecoveryConfig
 from understudy.registry import LocalRun, Registry
 from understudy.settings import Settings
 
@@ -31,6 +33,9 @@ log = structlog.get_logger("understudy.local")
 
 POLL_S = 0.05
 GRACE_S = 5.0
+CONTROLLER_TRIES_S = 10.0
+"""A controller that ends twice within so long is not started again."""
+
 LOG_LINES = 15
 _FOLDER_PREFIX = "understudy-run-"
 
@@ -63,6 +68,7 @@ class LocalCluster:
         self._settings = settings
         self._stack = AsyncExitStack()
         self._control_url: str | None = config.control_broker
+        self._system_url: str | None = config.system_broker
         self._folder = Path()
         self._watched: Broker | None = None
         self._server: NatsServer | None = None
@@ -88,39 +94,62 @@ class LocalCluster:
         assert self._watched is not None  # noqa: S101 - set by _start
         return (await statuses(self._watched, until=self.pipeline)).get(self.pipeline)
 
+    async def replace_controller(self, recovery: RecoveryConfig) -> None:
+        """End the controller and start one with other wishes, while frames flow on; `status` tells when its plan
+        serves. Not beside `wait_for_death`, which would start another one."""
+        before = self.children["controller"]
+        await terminate(before.process, GRACE_S)
+        self._config = self._config.model_copy(update={"recovery": recovery})
+        await self._spawn("controller", self._controller_arguments())
+        self._note()
+
     async def wait_for_death(self) -> None:
-        """Watch over the processes; return never. A node's end is logged: the others go on without it. The embedded
-        broker is started again.
+        """Watch over the processes; return never. A node's end is logged: the others go on without it. The controller
+        and the embedded broker are started again.
 
         Raises:
-            ChildDiedError: the controller has ended.
+            ChildDiedError: the controller has ended twice within a few seconds.
             ServerStartError: the broker could not be started again.
         """
         async with asyncio.TaskGroup() as group:
             for child in self.children.values():
-                group.create_task(self._watch_child(child), name=f"watch-{child.name}")
+                watch = self._watch_controller() if child.name == "controller" else self._watch_node(child)
+                group.create_task(watch, name=f"watch-{child.name}")
             if self._server is not None:
                 group.create_task(self._watch_server(self._server), name="watch-broker")
             group.create_task(asyncio.Event().wait(), name="watch-for-ever")
 
-    async def _watch_child(self, child: Child) -> None:
+    async def _watch_node(self, child: Child) -> None:
         code = await child.process.wait()
-        if child.name == "controller":
-            raise ChildDiedError(f"the controller ended with code {code}:\n{_tail(child.log_path)}")
         log.error("node-ended", node=child.name, code=code, log=str(child.log_path))
+
+    async def _watch_controller(self) -> None:
+        loop = asyncio.get_running_loop()
+        ended_s = -CONTROLLER_TRIES_S
+        while True:
+            child = self.children["controller"]
+            code = await child.process.wait()
+            if loop.time() - ended_s < CONTROLLER_TRIES_S:
+                raise ChildDiedError(f"the controller ended with code {code}:\n{_tail(child.log_path)}")
+            ended_s = loop.time()
+            log.error(
+                "controller-ended", code=code, hint="it is started again; frames flow on", log=str(child.log_path)
+            )
+            await self._spawn("controller", self._controller_arguments())
+            self._note()
 
     async def _watch_server(self, server: NatsServer) -> None:
         while True:
             code = await server.wait()
             log.error("broker-ended", code=code)
             await server.restart()
+            self._note()
 
     async def _start(self) -> None:
         registry = Registry(self._settings.run_dir)
         # Before anything is started: a second `up` of the same name must not disturb the first.
-        run = LocalRun(pipeline=self.pipeline, pid=os.getpid(), broker=self.broker_url)
-        registry.add(run)
-        self._stack.callback(registry.remove, run)
+        self._note()
+        self._stack.callback(lambda: registry.remove(self._run()))
         self._folder = _make_folder()
         self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
         if not self.broker_url:
@@ -128,17 +157,36 @@ class LocalCluster:
             self._server = server
             self._stack.push_async_callback(server.stop)
             self.broker_url, self._control_url = server.url, server.control_url
+            self._system_url = server.system_url
         self._watched = await connect(self.broker_url, name="understudy-up")
         self._stack.push_async_callback(self._watched.close)
-        registry.add(
-            LocalRun(pipeline=self.pipeline, pid=os.getpid(), broker=self.broker_url, control_broker=self._control_url)
-        )
+        self._note()
         await self._start_roles()
         await self._wait_ready()
+
+    def _lives(self, name: str) -> bool:
+        child = self.children.get(name)
+        return child is not None and child.process.returncode is None
+
+    def _run(self) -> LocalRun:
+        controller = self.children.get("controller")
+        return LocalRun(
+            pipeline=self.pipeline,
+            pid=os.getpid(),
+            broker=self.broker_url,
+            control_broker=self._control_url,
+            controller_pid=None if controller is None else controller.process.pid,
+            broker_pid=None if self._server is None else self._server.pid,
+        )
+
+    def _note(self) -> None:
+        """Tell other commands on this machine what runs, and as which processes."""
+        Registry(self._settings.run_dir).add(self._run())
 
     async def _start_roles(self) -> None:
         self._stack.push_async_callback(self._stop_roles)
         await self._spawn("controller", self._controller_arguments())
+        self._note()
         for node in self._config.nodes:
             arguments = ["node", "--name", node.name, "--pipeline", self.pipeline, "--threads", str(node.threads)]
             arguments += ["--heartbeat", f"{self._config.heartbeat * 1e3:g}ms"]
@@ -151,7 +199,8 @@ class LocalCluster:
 
     def _controller_arguments(self) -> list[str]:
         config = self._config
-        arguments = ["controller", "--pipeline", self.pipeline, "--expect", str(len(config.nodes))]
+        living = [node for node in config.nodes if self._lives(node.name)]
+        arguments = ["controller", "--pipeline", self.pipeline, "--expect", str(len(living) or len(config.nodes))]
         arguments += ["--cache", str(self._folder / "cache" / "controller")]
         arguments += ["--window", str(config.window), "--max-batch", str(config.max_batch)]
         arguments += ["--top-k", str(config.top_k), "--resend-after", f"{config.resend_after * 1e3:g}ms"]
@@ -164,7 +213,7 @@ class LocalCluster:
         for option, value in optional.items():
             if value is not None:
                 arguments += [option, str(value)]
-        return arguments
+        return [*arguments, "--recovery", config.recovery.model_dump_json(exclude_unset=True)]
 
     async def _spawn(self, name: str, arguments: Sequence[str]) -> None:
         log_path = self._folder / f"{name}.log"
@@ -172,6 +221,8 @@ class LocalCluster:
         environment = {**os.environ, "UNDERSTUDY_BROKER": self.broker_url, "UNDERSTUDY_LOG_FORMAT": "json"}
         if self._control_url is not None:
             environment["UNDERSTUDY_CONTROL_BROKER"] = self._control_url
+        if self._system_url is not None and name == "controller":
+            environment["UNDERSTUDY_SYSTEM_BROKER"] = self._system_url
         with log_path.open("ab") as out:
             process = await spawn(
                 [sys.executable, "-m", "understudy", *arguments], env=environment, stdout=out, stderr=out
@@ -210,10 +261,20 @@ class LocalCluster:
             raise StartError(document["reason"])
 
     async def _stop_roles(self) -> None:
+        self._resume()
         nodes = [child.process for child in self.children.values() if child.name != "controller"]
-        await asyncio.gather(*(terminate(process, GRACE_S) for process in nodes))
+        # SIGINT: at once. With SIGTERM a node would wait until the pipeline goes on without it.
+        await asyncio.gather(*(terminate(process, GRACE_S, signal.SIGINT) for process in nodes))
         if "controller" in self.children:
             await terminate(self.children["controller"].process, GRACE_S)
+
+    def _resume(self) -> None:
+        """What `understudy fault pause` has stopped could not end in order."""
+        for child in self.children.values():
+            if child.process.returncode is None:
+                child.process.send_signal(signal.SIGCONT)
+        if self._server is not None and self._server.running:
+            os.kill(self._server.pid, signal.SIGCONT)
 
 
 def _make_folder() -> Path:

@@ -24,12 +24,16 @@ class LocalRun:
     """A pipeline that `up` started. `pid` is the supervisor's; `broker` is a URL that a client can connect to.
 
     `control_broker`: the URL of the control account, with its credentials: never to be printed. None: the broker's.
+    `controller_pid`, `broker_pid`: of the processes that the supervisor runs besides its nodes; None: not yet, or the
+    broker is not the embedded one.
     """
 
     pipeline: str
     pid: int
     broker: str
     control_broker: str | None = field(default=None, repr=False)
+    controller_pid: int | None = None
+    broker_pid: int | None = None
 
 
 class Registry:
@@ -111,10 +115,14 @@ class Registry:
 def _read(path: Path) -> LocalRun:
     """Raises ValueError or TypeError where the file is not a note of ours."""
     run = LocalRun(**json.loads(path.read_text()))
-    if type(run.pid) is not int or not 0 < run.pid < 1 << 31:
+    if not _is_pid(run.pid) or not all(pid is None or _is_pid(pid) for pid in (run.controller_pid, run.broker_pid)):
         raise ValueError("not a process id")
     if not isinstance(run.pipeline, str) or not isinstance(run.broker, str):
         raise TypeError("not a note of ours")
     if not isinstance(run.control_broker, str | None):
         raise TypeError("not a note of ours")
     return run
+
+
+def _is_pid(value: object) -> bool:
+    return type(value) is int and 0 < value < 1 << 31

@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | UNDERSTUDY_BROKER | broker URL for every command that takes `--broker` | none |
 | UNDERSTUDY_CONTROL_BROKER | URL of the control account, with its credentials | the broker's URL |
+| UNDERSTUDY_SYSTEM_BROKER | URL of the broker's system account: a controller notices crashes by it | none |
 | UNDERSTUDY_LOG_FORMAT | `console` or `json` | console |
 | UNDERSTUDY_LOG_LEVEL | `debug`, `info`, `warning`, `error` | info for services, warning for other commands |
 | UNDERSTUDY_RUN_DIR | where `understudy up` notes what runs on this machine | in $XDG_RUNTIME_DIR, else in /tmp |
@@ -25,6 +26,7 @@ class Settings:
 
     broker: str | None
     control_broker: str | None
+    system_broker: str | None
     log_format: str
     log_level: str | None
     run_dir: Path
@@ -39,6 +41,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         broker=values.get("UNDERSTUDY_BROKER") or None,
         control_broker=values.get("UNDERSTUDY_CONTROL_BROKER") or None,
+        system_broker=values.get("UNDERSTUDY_SYSTEM_BROKER") or None,
         log_format=values.get("UNDERSTUDY_LOG_FORMAT") or "console",
         log_level=values.get("UNDERSTUDY_LOG_LEVEL") or None,
         run_dir=Path(values.get("UNDERSTUDY_RUN_DIR") or (Path(runtime) / "understudy" if runtime else fallback)),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import signal
+from typing import Any
 
 import psutil
 import pytest
 
 import understudy
 from tests.integration.conftest import Digits
-from tests.integration.harness import Shell, Up, survivors
+from tests.integration.harness import Shell, Up, eventually, survivors
 
 
 def family_of(running: Up) -> list[psutil.Process]:
@@ -79,13 +82,55 @@ def test_a_ctrl_c_while_frames_are_under_way_is_clean(shell: Shell, digits: Digi
         assert "Traceback" not in running.log.read_text()
 
 
-def test_the_pipeline_ends_with_a_message_when_its_controller_is_killed(shell: Shell) -> None:
+def controllers(running: Up) -> list[psutil.Process]:
+    found = []
+    for process in running.family():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "controller" in process.cmdline():
+                found.append(process)
+    return found
+
+
+async def another_controller(running: Up, first: psutil.Process) -> psutil.Process:
+    async def look() -> list[psutil.Process]:
+        return [process for process in controllers(running) if process.pid != first.pid]
+
+    return (await eventually(look, bool, within_s=10, what="another controller"))[0]
+
+
+async def test_a_killed_controller_is_started_again_while_frames_flow_on(shell: Shell, digits: Digits) -> None:
+    with shell.up("--nodes", "2") as running:
+        (first,) = controllers(running)
+        results: list[understudy.Result] = []
+        async with understudy.connect(running.url, "digits") as client:
+            async for result in client.stream(digits.frames, window=16):
+                results.append(result)
+                if len(results) == 100:
+                    first.kill()
+        assert [result.error for result in results] == [None] * 400
+        await another_controller(running, first)
+
+        async def document() -> Any:
+            outcome = await asyncio.to_thread(shell.run, "status", "--json")
+            return json.loads(outcome.out) if outcome.code == 0 else {"state": "", "epoch": 0}
+
+        def serves(found: Any) -> bool:
+            return found["state"] == "running" and found["epoch"] > 1
+
+        await eventually(document, serves, within_s=30, what="a plan of the new controller")
+        running.interrupt()
+        assert running.wait() == 0
+
+
+async def test_the_pipeline_ends_with_a_message_when_its_controller_ends_again_and_again(shell: Shell) -> None:
     with shell.up("--nodes", "2") as running:
         family = family_of(running)
-        controller = next(process for process in family if "controller" in process.cmdline())
-        controller.kill()
+        (first,) = controllers(running)
+        first.kill()
+        second = await another_controller(running, first)
+        second.kill()
         assert running.wait() == 1
-        assert survivors(family, 0) == []
+        assert survivors([*family, second], 0) == []
         assert shell.left_behind() == []
         assert "controller ended" in running.log.read_text()
         assert "Traceback" not in running.log.read_text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,9 +34,9 @@ class Cluster:
     stack: ExitStack
     nodes: dict[str, Running] = field(default_factory=dict)
 
-    def add_controller(self, bundle: Path, *, expect: int) -> Running:
+    def add_controller(self, bundle: Path, *options: str, expect: int) -> Running:
         arguments = ["controller", "--bundle", str(bundle), "--broker", self.url, "--expect", str(expect)]
-        return self.stack.enter_context(self.shell.start(*arguments))
+        return self.stack.enter_context(self.shell.start(*arguments, *options))
 
     def add_node(self, name: str) -> Running:
         arguments = ["node", "--name", name, "--broker", self.url, "--cache", str(self.cache(name))]
@@ -88,19 +88,22 @@ async def two_nodes(cluster: Cluster, digits: Digits) -> Cluster:
     return cluster
 
 
-async def test_nodes_that_know_the_broker_alone_are_given_stages_and_answer(two_nodes: Cluster, digits: Digits) -> None:
-    document = await two_nodes.look()
+async def test_nodes_that_know_the_broker_alone_are_given_stages_and_answer(cluster: Cluster, digits: Digits) -> None:
+    cluster.add_controller(digits.bundle, "--recovery", '{"spare_memory": 0}', expect=2)
+    for name in ("a", "b"):
+        cluster.add_node(name)
+    document = await cluster.running_on("a", "b")
     assert {node["name"]: node["pid"] for node in document["nodes"]} == {
-        name: running.pid for name, running in two_nodes.nodes.items()
+        name: running.pid for name, running in cluster.nodes.items()
     }
-    async with understudy.connect(two_nodes.url, "digits") as client:
+    async with understudy.connect(cluster.url, "digits") as client:
         results = [result async for result in client.stream(digits.frames[:100])]
     assert [result.error for result in results] == [None] * 100
     assert sum(r.class_index == label for r, label in zip(results, digits.labels[:100], strict=True)) >= 97
     assert all({hop.node for hop in result.path} == {"a", "b"} for result in results)
 
-    # Each node has its own sub-model, and not the other's; files are named by what they hold.
-    held = {name: {path.name: path.read_bytes() for path in two_nodes.cache(name).iterdir()} for name in ("a", "b")}
+    # Without spares each node has its own sub-model, and not the other's; files are named by what they hold.
+    held = {name: {path.name: path.read_bytes() for path in cluster.cache(name).iterdir()} for name in ("a", "b")}
     for files in held.values():
         assert files
         assert all(hashlib.sha256(data).hexdigest() == name for name, data in files.items())
@@ -110,40 +113,49 @@ async def test_nodes_that_know_the_broker_alone_are_given_stages_and_answer(two_
     assert set(held["a"]) - set(held["b"])
     assert set(held["b"]) - set(held["a"])
 
-    # One that comes later waits as a spare, and disturbs nothing.
+
+async def test_a_node_that_comes_later_is_taken_in_and_nobody_notices(two_nodes: Cluster, digits: Digits) -> None:
+    enough = asyncio.Event()
+    results: list[understudy.Result] = []
+
+    def frames() -> Iterator[bytes]:
+        while not enough.is_set():
+            yield from digits.frames[:50]
+
+    async def stream() -> None:
+        async with understudy.connect(two_nodes.url, "digits") as client:
+            async for result in client.stream(frames(), window=16):
+                results.append(result)
+
+    task = asyncio.create_task(stream())
     two_nodes.add_node("c")
-    await eventually(
-        two_nodes.look, lambda document: len(document["nodes"]) == 3, within_s=READY_S, what="a third node"
-    )
-    assert hosts(await two_nodes.look()) == {"a", "b"}
-    async with understudy.connect(two_nodes.url, "digits") as client:
-        assert (await client.infer(digits.frames[3])).class_index == 3
+    await two_nodes.running_on("a", "b", "c")
+    enough.set()
+    async with asyncio.timeout(READY_S):
+        await task
+    assert {(result.error, result.technique) for result in results} == {(None, "none")}
+    assert {hop.node for hop in results[-1].path} == {"a", "b", "c"}
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("position", [0, 1], ids=["the head", "the last stage"])
-async def test_no_frame_of_a_stream_is_lost_when_a_node_is_killed_and_a_spare_takes_over(
+@pytest.mark.parametrize("position", [0, 1, 2], ids=["the head", "the second stage", "the last stage"])
+async def test_no_frame_of_a_stream_is_lost_when_a_node_is_killed_and_the_others_go_on_without_it(
     two_nodes: Cluster, digits: Digits, position: int
 ) -> None:
     two_nodes.add_node("c")
-    document: dict[str, Any] = await eventually(
-        two_nodes.look, lambda document: len(document["nodes"]) == 3, within_s=READY_S, what="a third node"
-    )
-    order = sorted((node["stages"][0], node["name"]) for node in document["nodes"] if node["stages"])
-    victim = order[position][1]
+    document = await two_nodes.running_on("a", "b", "c")
+    victim = sorted((node["stages"][0], node["name"]) for node in document["nodes"])[position][1]
     survivors = {"a", "b", "c"} - {victim}
     labels: list[int] = []
     healed = asyncio.Event()
 
-    def frames() -> Any:
-        i = 0
+    def frames() -> Iterator[bytes]:
         # A bounded number after the heal; the window bounds those before.
         after = 0
         while after < 100:
             after += healed.is_set()
-            labels.append(digits.labels[i % 400])
-            yield digits.frames[i % 400]
-            i += 1
+            labels.append(digits.labels[len(labels) % 400])
+            yield digits.frames[(len(labels) - 1) % 400]
 
     results: list[understudy.Result] = []
 
@@ -169,6 +181,7 @@ async def test_no_frame_of_a_stream_is_lost_when_a_node_is_killed_and_a_spare_ta
     assert right / len(labels) >= 0.97
     assert {hop.node for hop in results[-1].path} == survivors
     assert results[-1].epoch > results[0].epoch
+    assert results[-1].technique == "none"
 
 
 def _count(results: list[understudy.Result]) -> Callable[[], Awaitable[int]]:
@@ -255,9 +268,9 @@ async def test_frames_that_a_living_head_holds_are_answered_when_another_node_is
         cluster.add_node(name)
     document = await cluster.running_on("b", "c")
     last = max(document["nodes"], key=lambda node: node["stages"][0])["name"]
-    # A spare whose name comes first is put first in the next plan.
+    # A node whose name comes first is put first in the next plan, and the head stays where it is.
     cluster.add_node("a")
-    await eventually(cluster.look, lambda document: len(document["nodes"]) == 3, within_s=READY_S, what="a spare")
+    await cluster.running_on("a", "b", "c")
     async with stranger(cluster.url, "digits") as own:
         cluster.nodes[last].process.kill()
         cluster.nodes[last].wait()

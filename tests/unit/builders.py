@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from broker.activation import Activation, FrameTag
-from broker.control import Beat
+from broker.control import Beat, BlobRef, PartRef, Route, RouteHop
 from broker.wire import Tensor
 from stages.manifest import Accuracy, Manifest, OutputSpec, TensorInput
 from stages.spec import PipelineSpec
@@ -63,6 +63,9 @@ def beat(node: str, **changes: Any) -> Beat:
         "active_epoch": 0,
         "stages": (),
         "failure": "",
+        "controller": "",
+        "spares": (),
+        "spares_epoch": 0,
         "memory_bytes": 0,
         "threads": 1,
         "providers": ("CPU",),
@@ -71,6 +74,12 @@ def beat(node: str, **changes: Any) -> Beat:
         "waiting": 0,
         "answered": 0,
         "failed": 0,
+        "answered_epoch": 0,
+        "oldest_epoch": 0,
+        "sent_again": 0,
+        "degraded": 0,
+        "latency_s": 0.0,
+        "leaving": False,
         "frames": 0,
         "dropped": 0,
         "busy_s": 0.0,
@@ -79,3 +88,19 @@ def beat(node: str, **changes: Any) -> Beat:
         "interval_s": 0.1,
     }
     return Beat(**{**facts, **changes})
+
+
+BLOB = BlobRef(sha256="0f" * 32, size_bytes=5)
+
+
+def part_ref(name: str, model: BlobRef = BLOB) -> PartRef:
+    """The part of this name: `stage:0-2` stands for blocks 0 and 1."""
+    first, _, end = name.split(":")[1].partition("-")
+    return PartRef(part=name, first_block=int(first), end_block=int(end), model=model)
+
+
+def route(epoch: int, *hops: tuple[str, str], head: str | None = None, **facts: Any) -> Route:
+    """The route of an epoch over (node, name of the part); the head is the first hop's node."""
+    made = tuple(RouteHop(node=node, part=part_ref(name)) for node, name in hops)
+    blocks = made[-1].part.end_block
+    return Route(epoch=epoch, blocks=blocks, hops=made, head=head or hops[0][0], **facts)

@@ -18,40 +18,62 @@ from broker.control import (
     Beat,
     BlobRef,
     Bye,
+    Confirm,
+    Confirmed,
     FlowSettings,
     ProbeAck,
     ProbeOrder,
     ProbeResult,
     Route,
     RouteHop,
-    StageAssignment,
+    Spares,
     StageRef,
 )
 from broker.errors import WireError
-from tests.unit.builders import beat
+from tests.unit.builders import BLOB, beat, part_ref, route
 
-BLOB = BlobRef(sha256="0f" * 32, size_bytes=5)
-ROUTE = Route(epoch=3, head="a", hops=(RouteHop(cut=0, node="a"), RouteHop(cut=2, node="b"), RouteHop(cut=5, node="a")))
-ASSIGNMENT = Assignment(
-    pipeline="digits",
-    controller="c0ffee",
-    epoch=3,
-    spec=BLOB,
-    stages=(StageAssignment(first_block=0, end_block=2, submodel=BLOB),),
-    route=ROUTE,
-    flow=FlowSettings(window=7),
+ROUTE = route(
+    3,
+    ("a", "stage:0-2"),
+    ("b", "stand-in:2-4:large"),
+    ("a", "exit:4-7:x_1.b+c"),
+    standby_head="c",
+    technique="exit",
+    exit="exit:4-7:x_1.b+c",
+    expected_accuracy=0.5,
 )
+ASSIGNMENT = Assignment(pipeline="digits", controller="c0ffee", spec=BLOB, route=ROUTE, flow=FlowSettings(window=7))
+SPARES = Spares(pipeline="digits", controller="c0ffee", epoch=3, spec=BLOB, parts=(part_ref("standby:2-4:int8"),))
+ANNOUNCEMENT = Activate(pipeline="digits", controller="c0ffee", epoch=3, drain=True, previous_head="b", assignment=None)
+BRIDGE = replace(ANNOUNCEMENT, drain=False, previous_head="", assignment=ASSIGNMENT)
 BEAT = beat(
-    "a", pipeline="digits", stages=(StageRef(first_block=0, end_block=2),), providers=("CUDA", "CPU"), busy_s=0.5
+    "a",
+    pipeline="digits",
+    stages=(StageRef(first_block=0, end_block=2),),
+    providers=("CUDA", "CPU"),
+    busy_s=0.5,
+    controller="c0ffee",
+    spares=("standby:2-4", "exit:2-7"),
+    spares_epoch=3,
+    answered_epoch=3,
+    oldest_epoch=2,
+    sent_again=4,
+    degraded=2,
+    latency_s=0.25,
+    leaving=True,
 )
 PROBE_RESULT = ProbeResult(
     node="a", to="b", bytes_per_s=1.5e6, alone_bytes_per_s=7e5, overhead_s=0.001, size_bytes=5, failure=""
 )
 MESSAGES = [
     BEAT,
+    Confirm(node="a", incarnation="1"),
+    Confirmed(head=True),
     Bye(node="a", incarnation="1"),
     ASSIGNMENT,
-    Activate(pipeline="digits", epoch=3),
+    SPARES,
+    ANNOUNCEMENT,
+    BRIDGE,
     ProbeOrder(to="b", seconds=0.3),
     PROBE_RESULT,
     ProbeAck(probe="c0ffee", sequence=3, at_s=0.25),
@@ -63,9 +85,9 @@ def test_every_message_comes_back_as_it_was(message: Any) -> None:
     assert control.decode(control.encode(message), type(message)) == message
 
 
-def test_an_assignment_of_no_stage_tells_a_node_that_it_is_free() -> None:
-    free = replace(ASSIGNMENT, stages=())
-    assert control.decode(control.encode(free), Assignment) == free
+def test_spares_of_no_part_tell_a_node_to_let_go_of_those_that_it_has() -> None:
+    none = replace(SPARES, parts=())
+    assert control.decode(control.encode(none), Spares) == none
 
 
 def test_a_key_of_a_later_version_is_ignored() -> None:
@@ -74,9 +96,52 @@ def test_a_key_of_a_later_version_is_ignored() -> None:
 
 
 def test_a_route_tells_the_node_of_each_of_its_cuts_and_of_no_other() -> None:
-    assert [ROUTE.node_of(cut) for cut in (0, 2, 5)] == ["a", "b", "a"]
-    with pytest.raises(KeyError):
-        ROUTE.node_of(1)
+    assert [ROUTE.node_of(cut) for cut in (0, 2, 4, 7)] == ["a", "b", "a", "a"]
+    for cut in (1, 3, 6, 8):
+        with pytest.raises(KeyError):
+            ROUTE.node_of(cut)
+
+
+def test_the_activation_of_the_last_cut_goes_to_the_head_wherever_that_is() -> None:
+    apart = route(3, ("a", "stage:0-2"), ("b", "stage:2-5"), head="h", standby_head="s")
+    assert apart.node_of(5) == "h"
+    assert apart.nodes == {"a", "b", "h"}  # the standby head may be lost: frames need it as little as any other
+
+
+def test_a_route_tells_which_parts_a_node_runs() -> None:
+    assert [part.part for part in ROUTE.parts_on("a")] == ["stage:0-2", "exit:4-7:x_1.b+c"]
+    assert ROUTE.parts_on("c") == ()
+
+
+@pytest.mark.parametrize(
+    ("hops", "blocks", "reason"),
+    [
+        ([], 2, "must reach cut 2, this one ends at cut 0"),
+        (["stage:1-2"], 2, "cut 0 is followed by cut 1"),
+        (["stage:0-1", "stage:2-3"], 3, "cut 1 is followed by cut 2"),
+        (["stage:0-2", "stage:1-3"], 3, "cut 2 is followed by cut 1"),
+        (["stage:0-2"], 3, "must reach cut 3, this one ends at cut 2"),
+        (["stage:0-3"], 2, "must reach cut 2, this one ends at cut 3"),
+    ],
+    ids=str,
+)
+def test_a_route_with_a_gap_is_none(hops: list[str], blocks: int, reason: str) -> None:
+    made = tuple(RouteHop(node="a", part=part_ref(name)) for name in hops)
+    with pytest.raises(ValueError, match=reason):
+        Route(epoch=1, blocks=blocks, hops=made, head="a")
+
+
+def test_a_part_without_blocks_is_none() -> None:
+    with pytest.raises(ValueError, match="is empty"):
+        part_ref("stage:2-2")
+
+
+def test_an_announcement_comes_with_the_route_of_its_own_epoch_or_with_none() -> None:
+    with pytest.raises(ValueError, match="epoch 4 is activated with the route of epoch 3"):
+        replace(BRIDGE, epoch=4)
+    document = {**msgpack.unpackb(control.encode(BRIDGE)), "epoch": 4}
+    with pytest.raises(WireError, match="epoch 4"):
+        control.decode(msgpack.packb(document), Activate)
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
@@ -98,8 +163,8 @@ def test_a_message_with_any_field_of_another_type_is_refused_and_the_field_is_na
 
 def test_a_wrong_value_deep_inside_is_named_by_its_path() -> None:
     document = asdict(ASSIGNMENT)
-    document["stages"] = [{"first_block": 0, "end_block": 2, "submodel": {"sha256": BLOB.sha256, "size_bytes": "many"}}]
-    with pytest.raises(WireError, match=r"stages\.0\.submodel\.size_bytes"):
+    document["route"]["hops"][1]["part"]["model"]["size_bytes"] = "many"
+    with pytest.raises(WireError, match=r"route\.hops\.1\.part\.model\.size_bytes"):
         control.decode(msgpack.packb(document), Assignment)
 
 
@@ -178,11 +243,21 @@ def test_a_hash_that_is_no_sha256_is_refused(sha256: str) -> None:
     [
         (("spec", "size_bytes"), -1),
         (("spec", "size_bytes"), 1 << 60),
-        (("stages", 0, "first_block"), -1),
-        (("stages", 0, "end_block"), 0),
+        (("route", "hops", 0, "part", "first_block"), -1),
+        (("route", "hops", 0, "part", "first_block"), 1),
+        (("route", "hops", 0, "part", "end_block"), 0),
+        (("route", "hops", 0, "part", "part"), "../x"),
+        (("route", "hops", 0, "node"), "a.b"),
         (("route", "hops"), []),
-        (("route", "hops", 0, "cut"), 1),
-        (("route", "head"), "nobody"),
+        (("route", "hops"), None),
+        (("route", "blocks"), 8),
+        (("route", "head"), ""),
+        (("route", "head"), "*"),
+        (("route", "standby_head"), "a b"),
+        (("route", "technique"), "magic"),
+        (("route", "exit"), "exit"),
+        (("route", "expected_accuracy"), 1.5),
+        (("route", "expected_accuracy"), float("nan")),
         (("flow", "max_batch"), 0),
     ],
     ids=lambda part: ".".join(map(str, part)) if isinstance(part, tuple) else str(part),
@@ -212,6 +287,11 @@ def test_a_node_whose_name_cannot_be_part_of_a_subject_is_refused(name: str) -> 
         {"interval_s": float("inf")},
         {"interval_s": -1.0},
         {"busy_s": float("nan")},
+        {"latency_s": -0.5},
+        {"latency_s": float("inf")},
+        {"oldest_epoch": -1},
+        {"spares": ("not a part",)},
+        {"spares": ("stage:1",)},
     ],
     ids=str,
 )

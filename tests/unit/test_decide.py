@@ -2,106 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 import pytest
 
-from broker.control import Bye
 from planner.cluster import NodeSpec
-from planner.plan import Plan, Stage
-from recovery.decide import RETELL_AFTER_S, Announce, MakePlan, Policy, Tell, decide, unheard
-from recovery.state import Activated, ClusterState, Event, Heard, Left, NoPlan, Planned, Told, apply, choose_head
-from tests.unit.builders import beat
+from recovery.decide import RETELL_AFTER_S, Announce, Bridge, MakePlan, Policy, Prepare, Retire, Tell, unheard
+from recovery.state import NoPlan
+from tests.unit.cluster import Cluster
+
+NODES_ABCD = tuple(NodeSpec(name=name) for name in "abcd")
 
 
-class Cluster:
-    """A controller's state, the nodes that beat to it, and the time; `step` carries out what is decided."""
-
-    def __init__(self, *, expected: int = 1, settle_s: float = 2.0) -> None:
-        self.now_s = 100.0
-        self.policy = Policy(expected_nodes=expected, settle_s=settle_s)
-        self.state = ClusterState(pipeline="digits", started_s=self.now_s)
-        self.nodes: dict[str, dict[str, Any]] = {}
-        self.starts = 0
-        self.told: list[tuple[str, int]] = []
-        self.announced: list[int] = []
-
-    def join(self, *names: str, **facts: Any) -> None:
-        for name in names:
-            self.starts += 1
-            self.nodes[name] = {"incarnation": f"{name}-{self.starts}", **facts}
-            self.apply(Heard(beat=beat(name, **self.nodes[name]), now_s=self.now_s))
-
-    def report(self, name: str, **facts: Any) -> None:
-        """A beat in which something has changed."""
-        self.nodes[name] |= {"pipeline": "digits", **facts}
-        self.apply(Heard(beat=beat(name, **self.nodes[name]), now_s=self.now_s))
-
-    def die(self, name: str) -> None:
-        del self.nodes[name]
-
-    def leave(self, name: str) -> None:
-        facts = self.nodes.pop(name)
-        self.apply(Left(bye=Bye(node=name, incarnation=facts["incarnation"])))
-
-    def wait(self, seconds: float) -> None:
-        """Time passes; the nodes beat every 0.1 s."""
-        for _ in range(round(seconds * 10)):
-            self.now_s += 0.1
-            for name, facts in self.nodes.items():
-                self.apply(Heard(beat=beat(name, **facts), now_s=self.now_s))
-
-    def apply(self, event: Event) -> None:
-        self.state = apply(self.state, event)
-
-    def decide(self) -> Any:
-        return decide(self.state, self.policy, self.now_s)
-
-    def step(self) -> Any:
-        """Carry out the next action, as the service does, with one block for each node."""
-        action = self.decide()
-        match action:
-            case MakePlan(nodes=nodes):
-                made = plan(node.name for node in nodes)
-                self.apply(Planned(plan=made, head=choose_head(self.state, made, self.now_s)))
-            case Tell(nodes=names):
-                for name in names:
-                    self.told.append((name, self.state.epoch))
-                    self.apply(Told(node=name, epoch=self.state.epoch, now_s=self.now_s))
-            case Announce(epoch=epoch):
-                self.announced.append(epoch)
-                self.apply(Activated(epoch=epoch))
-        return action
-
-    def settle(self) -> None:
-        """Act until nothing is left to do, with nodes that load what they are told and serve what is announced."""
-        for _ in range(20):
-            action = self.step()
-            if action is None:
-                return
-            for name, epoch in self.told:
-                if name in self.nodes and epoch == self.state.epoch:
-                    self.report(name, assigned_epoch=epoch, ready_epoch=epoch)
-            for name in self.state.plan.nodes if self.announced and self.state.plan else ():
-                if name in self.nodes:
-                    self.report(name, active_epoch=self.announced[-1])
-        raise AssertionError(f"it never comes to rest: {action}")
-
-    @property
-    def planned(self) -> tuple[str, ...]:
-        return self.state.plan.nodes if self.state.plan is not None else ()
-
-
-def plan(names: Iterable[str]) -> Plan:
-    stages = tuple(Stage(first_block=index, end_block=index + 1, node=name) for index, name in enumerate(names))
-    return Plan(stages=stages)
+def waiting_for(nodes: int, *, obedient: bool = True) -> Cluster:
+    """It loads no spares, so that what is left to do is the plan alone."""
+    return Cluster(policy=Policy(expected_nodes=nodes, spare_memory_bytes=0), obedient=obedient)
 
 
 @pytest.fixture
 def running() -> Cluster:
     """Three nodes that serve epoch 1."""
-    cluster = Cluster(expected=3)
+    cluster = waiting_for(3)
     cluster.join("a", "b", "c")
     cluster.settle()
     assert (cluster.planned, cluster.announced) == (("a", "b", "c"), [1])
@@ -109,13 +28,13 @@ def running() -> Cluster:
 
 
 def test_without_nodes_there_is_nothing_to_do_however_long_it_takes() -> None:
-    cluster = Cluster()
+    cluster = waiting_for(1)
     cluster.now_s += 1000
     assert cluster.decide() is None
 
 
 def test_it_waits_for_the_nodes_that_are_expected_and_plans_when_the_last_is_there() -> None:
-    cluster = Cluster(expected=3)
+    cluster = waiting_for(3)
     cluster.join("a", "b")
     assert cluster.decide() is None
     cluster.join("c", memory_bytes=64)
@@ -124,7 +43,7 @@ def test_it_waits_for_the_nodes_that_are_expected_and_plans_when_the_last_is_the
 
 
 def test_it_starts_with_fewer_nodes_when_the_others_do_not_come_in_time() -> None:
-    cluster = Cluster(expected=3, settle_s=2.0)
+    cluster = waiting_for(3)
     cluster.join("a", "b")
     cluster.wait(1.9)
     assert cluster.decide() is None
@@ -133,7 +52,7 @@ def test_it_starts_with_fewer_nodes_when_the_others_do_not_come_in_time() -> Non
 
 
 def test_it_tells_every_node_of_the_plan_and_announces_when_all_have_loaded() -> None:
-    cluster = Cluster(expected=2)
+    cluster = waiting_for(2, obedient=False)
     cluster.join("a", "b")
     cluster.step()
     assert cluster.step() == Tell(nodes=("a", "b"))
@@ -142,12 +61,12 @@ def test_it_tells_every_node_of_the_plan_and_announces_when_all_have_loaded() ->
     cluster.report("b", assigned_epoch=1)
     assert cluster.decide() is None
     cluster.report("b", ready_epoch=1)
-    assert cluster.step() == Announce(epoch=1)
-    assert cluster.decide() is None
+    assert cluster.step() == Announce(epoch=1, drain=False)
+    assert isinstance(cluster.decide(), Prepare)
 
 
 def test_a_node_that_does_not_acknowledge_is_told_again_and_the_others_are_not() -> None:
-    cluster = Cluster(expected=2)
+    cluster = waiting_for(2, obedient=False)
     cluster.join("a", "b")
     cluster.step()
     cluster.step()
@@ -162,7 +81,7 @@ def test_a_node_that_does_not_acknowledge_is_told_again_and_the_others_are_not()
 
 
 def test_a_node_that_takes_long_to_load_is_not_told_again() -> None:
-    cluster = Cluster()
+    cluster = waiting_for(1, obedient=False)
     cluster.join("a")
     cluster.step()
     cluster.step()
@@ -200,7 +119,7 @@ def test_a_node_that_comes_back_under_its_name_is_told_the_plan_anew(running: Cl
 
 
 def test_a_node_that_starts_anew_while_the_plan_is_loaded_is_told_again_at_once() -> None:
-    cluster = Cluster(expected=2)
+    cluster = waiting_for(2, obedient=False)
     cluster.join("a", "b")
     cluster.step()
     cluster.step()
@@ -219,7 +138,7 @@ def test_when_all_are_gone_it_waits_and_goes_on_with_the_first_that_comes(runnin
 
 
 def test_a_node_that_cannot_load_its_stage_is_left_out() -> None:
-    cluster = Cluster(expected=2)
+    cluster = waiting_for(2)
     cluster.join("a", "b")
     cluster.step()
     cluster.step()
@@ -232,7 +151,7 @@ def test_a_node_that_cannot_load_its_stage_is_left_out() -> None:
 
 
 def test_when_the_only_node_cannot_load_its_stage_it_waits_for_another() -> None:
-    cluster = Cluster()
+    cluster = waiting_for(1, obedient=False)
     cluster.join("a")
     cluster.step()
     cluster.step()
@@ -244,7 +163,7 @@ def test_when_the_only_node_cannot_load_its_stage_it_waits_for_another() -> None
 
 
 def test_nodes_of_other_pipelines_are_neither_counted_nor_planned_with() -> None:
-    cluster = Cluster(expected=2)
+    cluster = waiting_for(2)
     cluster.join("a")
     cluster.join("x", pipeline="other", assigned_epoch=9, active_epoch=9)
     assert cluster.decide() is None
@@ -256,7 +175,7 @@ def test_nodes_of_other_pipelines_are_neither_counted_nor_planned_with() -> None
 
 
 def test_what_has_no_plan_is_not_tried_again_until_the_nodes_change() -> None:
-    cluster = Cluster(expected=2)
+    cluster = waiting_for(2)
     cluster.join("a", "b")
     cluster.apply(NoPlan(nodes=frozenset({"a", "b"}), reason="too small"))
     cluster.wait(60)
@@ -270,12 +189,18 @@ def test_what_has_no_plan_is_not_tried_again_until_the_nodes_change() -> None:
 
 
 def test_a_plan_whose_sub_models_cannot_be_made_is_not_tried_again_until_the_nodes_change() -> None:
-    cluster = Cluster(expected=2)
+    cluster = waiting_for(2, obedient=False)
     cluster.join("a", "b")
     cluster.step()
     assert isinstance(cluster.decide(), Tell)
-    cluster.apply(NoPlan(nodes=frozenset({"a", "b"}), reason="the sub-model cannot be cut"))
-    assert cluster.decide() is None
+    cluster.join("c")
+    cluster.leave("a")
+    assert isinstance(cluster.decide(), MakePlan)
+    cluster.apply(NoPlan(nodes=frozenset({"b", "c"}), reason="the sub-model cannot be cut"))
+    cluster.wait(60)
+    assert not isinstance(cluster.decide(), MakePlan)
+    cluster.join("d")
+    assert isinstance(cluster.decide(), MakePlan)
 
 
 def test_when_the_survivors_have_no_plan_it_waits_for_a_node_and_then_heals(running: Cluster) -> None:
@@ -288,22 +213,92 @@ def test_when_the_survivors_have_no_plan_it_waits_for_a_node_and_then_heals(runn
     assert running.planned == ("a", "c", "d")
 
 
-def test_a_spare_node_that_comes_or_goes_does_not_disturb_what_runs(running: Cluster) -> None:
-    running.apply(Planned(plan=plan(["a", "b"]), head="a"))
-    running.settle()
+def test_a_node_that_makes_no_better_plan_may_come_and_go_and_disturbs_nothing(running: Cluster) -> None:
     before = running.state.epoch
-    running.join("d")
-    running.wait(1)
-    assert "c" not in running.planned
-    running.leave("c")
+    running.join("d")  # six blocks on four nodes: the largest stage still has two
+    running.run(3)
+    assert MakePlan(nodes=NODES_ABCD, improve=True) in running.actions
+    running.leave("d")
+    running.run(3)
+    assert (running.state.epoch, running.planned) == (before, ("a", "b", "c"))
+
+
+def test_a_node_that_makes_the_plan_better_is_taken_in_once_it_has_been_there_for_a_while() -> None:
+    cluster = waiting_for(2)
+    cluster.join("a", "b")
+    cluster.settle()
+    cluster.join("c")
+    cluster.run(0.9)
+    assert cluster.planned == ("a", "b")
+    cluster.run(0.3)
+    assert cluster.planned == ("a", "b", "c")
+    assert Announce(epoch=2, drain=True) in cluster.actions  # the old way works: frames finish on it
+    assert cluster.serves()
+
+
+def test_each_node_that_comes_begins_the_wait_anew_so_that_several_make_one_plan() -> None:
+    cluster = waiting_for(1)
+    cluster.join("a")
+    cluster.settle()
+    cluster.join("b")
+    cluster.run(0.8)
+    cluster.join("c")
+    cluster.run(0.8)
+    assert cluster.planned == ("a",)
+    cluster.run(0.3)
+    assert cluster.planned == ("a", "b", "c")
+    assert cluster.announced == [1, 2]
+
+
+def test_a_node_that_wants_to_leave_stays_until_the_pipeline_goes_on_without_it(running: Cluster) -> None:
+    running.report("b", leaving=True)
     running.settle()
-    assert running.state.epoch == before
+    assert running.planned == ("a", "c")
+    assert running.actions.count(Announce(epoch=2, drain=True)) == 1
+    assert not any(isinstance(action, Bridge) for action in running.actions)
+    assert running.nodes["b"].deployments == {}
+
+
+def test_a_head_that_wants_to_leave_hands_over_to_its_standby(running: Cluster) -> None:
+    assert (running.active.head, running.active.standby_head) == ("a", "b")
+    running.report("a", leaving=True)
+    running.settle()
+    assert (running.active.head, running.planned) == ("b", ("b", "c"))
+
+
+def test_frames_that_are_under_way_finish_before_the_route_before_is_over(running: Cluster) -> None:
+    running.report("a", oldest_epoch=1, in_flight=3)
+    running.report("b", leaving=True)
+    running.settle()
+    running.run(2)
+    assert running.state.draining
+    assert set(running.nodes["b"].deployments) == {1}
+    assert not any(isinstance(action, Retire) for action in running.actions)
+    running.report("a", oldest_epoch=2)
+    running.settle()
+    assert running.actions.count(Retire(epoch=2)) == 1
+    assert not running.state.draining
+    assert running.nodes["b"].deployments == {}
+
+
+def test_a_head_that_has_not_switched_yet_is_waited_for_too(running: Cluster) -> None:
+    running.report("b", leaving=True)
+    running.obedient = False
+    for _ in range(2):
+        running.step()
+    running.report("a", assigned_epoch=2, ready_epoch=2)
+    running.report("c", assigned_epoch=2, ready_epoch=2)
+    assert running.step() == Announce(epoch=2, drain=True)
+    running.report("c", active_epoch=2)
+    assert not isinstance(running.decide(), Retire)
+    running.report("a", active_epoch=2)
+    assert running.decide() == Retire(epoch=2)
 
 
 def test_a_new_controller_goes_on_with_higher_epochs_than_the_nodes_have_served(running: Cluster) -> None:
     running.leave("b")
     running.settle()
-    successor = Cluster(expected=2)
+    successor = waiting_for(2)
     for name in ("a", "c"):
         successor.join(name, pipeline="digits", assigned_epoch=2, ready_epoch=2, active_epoch=2)
     successor.settle()
@@ -311,8 +306,18 @@ def test_a_new_controller_goes_on_with_higher_epochs_than_the_nodes_have_served(
     assert set(successor.told) == {("a", 3), ("c", 3)}
 
 
+def test_what_an_earlier_controller_s_route_has_under_way_finishes_on_it_and_its_head_stays_the_head() -> None:
+    successor = waiting_for(2)
+    for name in ("a", "c"):
+        facts = {"pipeline": "digits", "assigned_epoch": 2, "ready_epoch": 2, "active_epoch": 2, "controller": "c0"}
+        successor.join(name, is_head=name == "c", **facts)
+    successor.settle()
+    assert Announce(epoch=3, drain=True) in successor.actions
+    assert successor.active.head == "c"
+
+
 def test_a_node_with_a_higher_epoch_that_is_heard_late_does_not_go_on_leading() -> None:
-    cluster = Cluster(expected=2)
+    cluster = waiting_for(2)
     cluster.join("a", "b")
     cluster.settle()
     assert cluster.announced == [1]
@@ -328,16 +333,12 @@ def test_a_node_that_missed_the_announcement_is_noticed(running: Cluster) -> Non
 
 
 def test_a_suspect_that_wakes_up_with_its_old_route_is_told_that_it_is_over(running: Cluster) -> None:
-    asleep = running.nodes["b"]
-    running.die("b")
-    running.wait(2.0)
-    running.settle()
+    running.stop("b")
+    running.run(2.0)
     assert running.planned == ("a", "c")
     assert not unheard(running.state, running.now_s)
-    running.nodes["b"] = asleep
-    running.wait(0.1)
+    running.go_on("b")
     assert unheard(running.state, running.now_s)
-    assert running.decide() is None
 
 
 def test_the_same_state_and_time_lead_to_the_same_decision(running: Cluster) -> None:

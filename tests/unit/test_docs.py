@@ -7,29 +7,51 @@ import json
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 import typer
 
-from broker import subjects, wire
+from broker import control, subjects, wire
 from broker.activation import FrameTag, decode_tensor_frame, encode_tensor_frame
-from broker.control import Activate, Assignment, Beat, Bye, FlowSettings, ProbeAck, ProbeOrder, ProbeResult
+from broker.control import (
+    Activate,
+    Assignment,
+    Beat,
+    Bye,
+    Confirm,
+    Confirmed,
+    FlowSettings,
+    PartRef,
+    ProbeAck,
+    ProbeOrder,
+    ProbeResult,
+    Route,
+    RouteHop,
+    Spares,
+    Technique,
+)
 from broker.server import ServerConfig
 from broker.wire import DTYPES
 from planner.plan import Plan, Stage
+from recovery.journal import Journal, Record
+from recovery.objectives import Choice, Terms
+from recovery.options import evaluate
 from recovery.state import Activated, ClusterState, Heard, Planned, apply
 from recovery.status import status
 from stages.blobs import CHUNK_BYTES
 from stages.errors import FrameError
 from stages.ledger import Ledger
-from stages.manifest import Accuracy, ImageInput, Manifest, OutputSpec, TensorInput
+from stages.manifest import Accuracy, ImageInput, Manifest, OutputSpec, PartRecord, TensorInput
 from stages.results import Provenance, dead_letter_json, result_json
 from stages.spec import PipelineSpec
+from tests.unit.builders import beat, route
+from tests.unit.recovery_cases import ESTIMATES, make_setup
 from understudy import settings
 from understudy.cli.main import app
 from understudy.config import NodeConfig, UpConfig, load_config, make_config
+from understudy.objectives import RecoveryConfig, WeightsConfig
 from understudy.result import PathHop, Result, Score
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +91,16 @@ PATTERNS = [
     subjects.activation("<pipeline>", "<k>", "<node>"),  # type: ignore[arg-type]
     subjects.blob("<sha256>"),
     subjects.beat("<node>"),
+    subjects.PULSES,
+    subjects.pulse("<node>"),
+    subjects.activations("<pipeline>", "<node>"),
+    subjects.handover("<pipeline>", "<node>"),
+    subjects.lead("<pipeline>"),
+    subjects.events("<pipeline>"),
+    subjects.journal("<pipeline>"),
+    subjects.confirm("<pipeline>"),
+    subjects.update("<pipeline>"),
+    subjects.spares("<node>"),
     subjects.assign("<node>"),
     subjects.activate("<pipeline>"),
     subjects.probe("<node>"),
@@ -176,17 +208,13 @@ def test_the_protocol_names_every_error_code() -> None:
 
 
 def test_the_protocol_names_every_field_of_the_status_document() -> None:
-    beat = Beat(
-        node="a", incarnation="i", pid=1, host="h", pipeline="p", assigned_epoch=1, ready_epoch=1, active_epoch=1,
-        stages=(), failure="", memory_bytes=0, threads=1, providers=("CPU",), is_head=True, in_flight=0, waiting=0,
-        answered=0, failed=0, frames=0, dropped=0, busy_s=0.0, rss_bytes=0, interval_s=0.1, links=(),
-    )  # fmt: skip
     stage = Stage(first_block=0, end_block=1, node="a")
+    served = route(1, ("a", "stage:0-1"))
     state = ClusterState(pipeline="p")
     for event in (
-        Heard(beat=beat, now_s=0.0),
-        Planned(plan=Plan(stages=(stage,)), head="a"),
-        Activated(epoch=2),
+        Heard(beat=beat("a", pipeline="p", is_head=True), now_s=0.0),
+        Planned(plan=Plan(stages=(stage,)), route=served, nodes=frozenset("a")),
+        Activated(route=served, drain=False, now_s=0.0),
     ):
         state = apply(state, event)
     document = status(state, "nats://h:1", 0.0, 0.0)
@@ -195,12 +223,39 @@ def test_the_protocol_names_every_field_of_the_status_document() -> None:
     assert missing(document["nodes"][0], text) == []
 
 
-@pytest.mark.parametrize("kind", [Beat, Bye, Assignment, Activate, ProbeOrder, ProbeResult, ProbeAck])
+def test_the_protocol_names_every_field_of_a_record_of_the_journal() -> None:
+    journal = Journal(clock=lambda: 0.0)
+    record = journal.begin("failure", "silent", ["a"], counted=(0, 0))
+    option = evaluate(make_setup().route, "a", ESTIMATES)
+    choice = Choice(option=option, terms=Terms(), score=0.0)
+    journal.bridged(record, choice, epoch=2, exit_name="", decided_s=0.0)
+    document = record.document()
+    text = section(PROTOCOL, "Events")
+    assert missing(document, text) == []
+    for part in ("estimates", "measured", "frames"):
+        assert missing(document[part], text) == []
+    for name, kind in get_type_hints(Record).items():
+        if name in ("kind", "stage"):
+            assert missing(get_args(kind), text) == []
+
+
+CONTROL = [Beat, Confirm, Confirmed, Bye, Assignment, Spares, Activate, ProbeOrder, ProbeResult, ProbeAck]
+
+
+@pytest.mark.parametrize("kind", CONTROL)
 def test_the_protocol_names_every_field_of_a_control_message(kind: Any) -> None:
     text = section(PROTOCOL, kind.__name__)
-    if kind is Assignment:
-        assert missing((field.name for field in fields(FlowSettings)), text) == []
-    assert missing((field.name for field in fields(kind)), text) == []
+    parts = (FlowSettings, Route, RouteHop, PartRef) if kind is Assignment else ()
+    for part in (kind, *parts):
+        assert missing((field.name for field in fields(part)), text) == []
+
+
+def test_no_control_message_was_added_without_this_test_knowing_of_it() -> None:
+    assert set(CONTROL) == set(control._KINDS)
+
+
+def test_the_protocol_names_every_technique() -> None:
+    assert missing(get_args(Technique), section(PROTOCOL, "Results")) == []
 
 
 def test_the_protocol_names_the_fields_of_a_specification_and_the_size_of_a_piece() -> None:
@@ -224,7 +279,10 @@ def test_the_protocol_tells_the_limits() -> None:
 # ---- settings ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", [UpConfig, NodeConfig])
+SECTIONS: list[Any] = [UpConfig, NodeConfig, RecoveryConfig, WeightsConfig]
+
+
+@pytest.mark.parametrize("model", SECTIONS)
 def test_the_configuration_page_names_every_key(model: Any) -> None:
     text = section(CONFIGURATION, "The file of `understudy up`")
     assert [name for name in model.model_fields if f"\n| `{name}` |" not in text] == []
@@ -232,7 +290,7 @@ def test_the_configuration_page_names_every_key(model: Any) -> None:
 
 def test_the_configuration_page_names_no_key_that_is_not_there() -> None:
     documented = re.findall(r"^\| `(\w+)` \|", section(CONFIGURATION, "The file of `understudy up`"), re.MULTILINE)
-    assert set(documented) == {*UpConfig.model_fields, *NodeConfig.model_fields}
+    assert set(documented) == {name for model in SECTIONS for name in model.model_fields}
 
 
 def test_the_configuration_page_names_every_variable_of_the_environment() -> None:
@@ -246,7 +304,7 @@ def test_the_example_of_a_configuration_is_a_valid_one() -> None:
     assert [node.memory for node in config.nodes] == [220 << 10] * 4
 
 
-@pytest.mark.parametrize("model", [Manifest, ImageInput, TensorInput, OutputSpec, Accuracy])
+@pytest.mark.parametrize("model", [Manifest, ImageInput, TensorInput, OutputSpec, Accuracy, PartRecord])
 def test_the_bundle_page_names_every_key_of_the_manifest(model: Any) -> None:
     assert missing(model.model_fields, BUNDLE) == []
 

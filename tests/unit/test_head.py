@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from broker import subjects
 from broker.activation import Activation, Failure, FrameTag, encode_tensor_frame
+from broker.control import BlobRef
 from broker.errors import WireError
 from broker.memory import MemoryBroker
 from broker.url import parse_broker_url
@@ -21,9 +23,11 @@ from stages import head as head_module
 from stages.flow import Flow
 from stages.head import Head
 from stages.ledger import Ledger
+from stages.results import Provenance
 from stages.spec import PipelineSpec
+from stages.way import Way
 from tests.contract.conftest import Inbox, eventually
-from tests.unit.builders import numbers, pipeline_spec, tensor
+from tests.unit.builders import BLOB, numbers, pipeline_spec, tensor
 
 SPEC = pipeline_spec(tensor("x", None, 2), tensor("y", None, 2))
 IN, OUT, DEAD = subjects.frames_in("p"), subjects.results_out("p"), subjects.dead_letters("p")
@@ -61,23 +65,53 @@ class Pipeline:
         self.broker = broker
         self.out, self.dead, self.replies = Inbox(), Inbox(), Inbox()
         self.stages = Stages()
+        self.spec = spec
+        self.executor = executor
+        self.news = 0
         bounds = {"queue_frames": 4096, "queue_bytes": 1 << 20, **limits}
         self.head = Head(
             pipeline="p",
-            spec=spec,
             ledger=Ledger(queue_frames=bounds["queue_frames"], queue_bytes=bounds["queue_bytes"]),
             top_k=5,
             resend_after_s=bounds.get("resend_after_s", 60.0),
             max_attempts=bounds.get("max_attempts", 4),
             broker=broker,
             executor=executor,
+            on_news=self._count_news,
+            may_answer=bounds.get("may_answer"),
         )
+
+    def _count_news(self) -> None:
+        self.news += 1
+
+    async def follow(
+        self,
+        epoch: int,
+        stages: Stages | None = None,
+        *,
+        window: int = 100,
+        batch: int = 1,
+        drain: bool = False,
+        model: BlobRef = BLOB,
+        spec: PipelineSpec | None = None,
+        **provenance: Any,
+    ) -> None:
+        """Frames go on the way of this epoch, over these stages (the same as before if none are given)."""
+        way = Way(
+            epoch=epoch,
+            model=model,
+            spec=spec or self.spec,
+            flow=Flow(window=window, batch=batch),
+            provenance=Provenance(epoch=epoch, **provenance),
+            send=stages or self.stages,
+        )
+        await self.head.follow(way, drain=drain)
 
     async def start(self, *, window: int = 100, batch: int = 1) -> None:
         await self.broker.subscribe(OUT, self.out)
         await self.broker.subscribe(DEAD, self.dead)
         await self.broker.subscribe("answer.*", self.replies)
-        await self.head.follow(1, Flow(window=window, batch=batch), self.stages)
+        await self.follow(1, window=window, batch=batch)
         await self.broker.subscribe(IN, self.head.on_frame)
 
     async def publish(self, payload: bytes, frame_id: str = "", reply: str = "") -> None:
@@ -145,7 +179,7 @@ async def test_a_frame_is_sent_to_the_first_stage_and_its_result_is_published(st
     assert (result["id"], result["epoch"], result["error"], result["technique"]) == ("mine", 1, None, "none")
     assert result["path"] == [{"node": "node1", "cut": 0, "at": 1.0, "ms": 2.0}]
     assert result["latency_ms"] > 0
-    assert (pipeline.head.in_flight, pipeline.head.frames_answered, pipeline.head.frames_failed) == (0, 1, 0)
+    assert (pipeline.head.in_flight, pipeline.head.counters.answered, pipeline.head.counters.failed) == (0, 1, 0)
 
 
 async def test_a_frame_without_an_id_gets_one_of_its_own(start: Start) -> None:
@@ -194,7 +228,7 @@ async def test_frames_that_wait_together_are_sent_together_up_to_the_batch(start
     await pipeline.sent(1)
     for number in range(6):
         await pipeline.publish(npy(number), f"f{number}")
-    await pipeline.head.follow(2, Flow(window=100, batch=4), pipeline.stages)
+    await pipeline.follow(2, window=100, batch=4)
     await pipeline.sent(8)
     assert [len(message.frames) for message in pipeline.stages.sent] == [1, 1, 4, 2]
     np.testing.assert_array_equal(pipeline.stages.sent[2].tensors["x"], numbers(0, 1, 2, 3))
@@ -207,7 +241,7 @@ async def test_frames_of_different_sizes_are_sent_apart(start: Start) -> None:
     await pipeline.sent(1)
     for width in (2, 2, 3):
         await pipeline.publish(b"".join(encode_tensor_frame({"x": numbers(1, width=width)})))
-    await pipeline.head.follow(2, Flow(window=100, batch=8), pipeline.stages)
+    await pipeline.follow(2, window=100, batch=8)
     await pipeline.sent(5)
     assert [message.tensors["x"].shape for message in pipeline.stages.sent[2:]] == [(2, 2), (1, 3)]
 
@@ -220,7 +254,7 @@ async def test_a_result_that_comes_twice_is_published_once(start: Start) -> None
         await pipeline.head.on_outcome(outcome("mine"))
     await pipeline.still()
     assert (pipeline.out.waiting, pipeline.replies.waiting) == (1, 1)
-    assert pipeline.head.frames_answered == 1
+    assert pipeline.head.counters.answered == 1
 
 
 async def test_a_result_of_a_frame_that_was_never_sent_is_ignored(start: Start) -> None:
@@ -268,7 +302,7 @@ async def test_a_frame_that_finds_the_queue_full_is_answered_at_once_that_the_pi
     assert "2 frames" in result["error"]["reason"]
     assert (await pipeline.replies.next()).subject == "answer.3"
     assert json.loads(bytes((await pipeline.dead.next()).data))["code"] == "overloaded"
-    assert pipeline.head.frames_failed == 1
+    assert pipeline.head.counters.failed == 1
 
 
 async def test_an_overloaded_frame_may_be_published_again_under_its_id(start: Start) -> None:
@@ -361,7 +395,7 @@ async def test_a_new_epoch_sends_what_is_in_flight_again_and_the_rest_on_its_rou
     await pipeline.head.on_outcome(outcome("f0"))
     await pipeline.sent(3)
     route = Stages()
-    await pipeline.head.follow(2, Flow(window=3, batch=1), route)
+    await pipeline.follow(2, route, window=3)
     await eventually(lambda: len(route.ids) == 3)
     assert route.ids == ["f1", "f2", "f3"]
     assert {message.epoch for message in route.sent} == {2}
@@ -438,3 +472,202 @@ async def test_a_frame_whose_result_is_cut_off_by_a_new_epoch_is_not_lost(start:
         room.set()
         await pipeline.still()
     assert pipeline.out.waiting == 1
+
+
+# ---- from one way to the next --------------------------------------------------------------------------------------
+
+
+async def test_what_is_in_flight_is_sent_again_in_batches_oldest_first(start: Start) -> None:
+    pipeline = await start(batch=1)
+    for number in range(6):
+        await pipeline.publish(npy(number), f"f{number}")
+    await pipeline.sent(6)
+    route = Stages()
+    await pipeline.follow(2, route, batch=4)
+    assert [len(message.frames) for message in route.sent] == [4, 2]
+    assert route.ids == [f"f{number}" for number in range(6)]
+    np.testing.assert_array_equal(route.sent[0].tensors["x"], numbers(0, 1, 2, 3))
+    assert pipeline.head.counters.sent_again == 6
+
+
+async def test_answers_of_a_way_that_is_over_are_ignored_and_those_of_the_new_one_are_published(start: Start) -> None:
+    pipeline = await start()
+    await pipeline.publish(npy(1), "mine")
+    await pipeline.sent(1)
+    await pipeline.follow(2, technique="exit", exit="exit:2-6", expected_accuracy=0.5)
+    await pipeline.head.on_outcome(outcome("mine", epoch=1))
+    await pipeline.still()
+    assert (pipeline.out.waiting, pipeline.head.in_flight) == (0, 1)
+    await pipeline.head.on_outcome(outcome("mine", epoch=2))
+    result = await pipeline.result()
+    assert (result["epoch"], result["technique"], result["exit"]) == (2, "exit", "exit:2-6")
+    assert result["expected_accuracy"] == 0.5
+
+
+async def test_with_a_drain_frames_finish_on_the_way_they_were_sent_and_are_not_sent_again(start: Start) -> None:
+    pipeline = await start()
+    await pipeline.publish(npy(1), "old")
+    await pipeline.sent(1)
+    route = Stages()
+    await pipeline.follow(2, route, drain=True, technique="standby")
+    await pipeline.publish(npy(2), "new")
+    await eventually(lambda: route.ids == ["new"])
+    assert (pipeline.stages.ids, pipeline.head.oldest_epoch) == (["old"], 1)
+    await pipeline.head.on_outcome(outcome("new", epoch=2))
+    await pipeline.head.on_outcome(outcome("old", epoch=1))
+    results = [await pipeline.result() for _ in range(2)]
+    assert [(r["id"], r["epoch"], r["technique"]) for r in results] == [("new", 2, "standby"), ("old", 1, "none")]
+    assert (pipeline.head.oldest_epoch, pipeline.head.idle) == (0, True)
+
+
+async def test_a_way_around_a_failure_ends_a_drain_too(start: Start) -> None:
+    pipeline = await start()
+    await pipeline.publish(npy(1), "one")
+    await pipeline.sent(1)
+    await pipeline.follow(2, Stages(), drain=True)
+    await pipeline.publish(npy(2), "two")
+    route = Stages()
+    await eventually(lambda: pipeline.head.in_flight == 2)
+    await pipeline.follow(3, route)
+    assert route.ids == ["one", "two"]
+    for epoch in (1, 2):
+        await pipeline.head.on_outcome(outcome("one", epoch=epoch))
+    await pipeline.still()
+    assert (pipeline.out.waiting, pipeline.head.oldest_epoch) == (0, 3)
+
+
+async def test_a_frame_that_is_sent_again_while_ways_are_drained_takes_the_newest(start: Start) -> None:
+    pipeline = await start(resend_after_s=0.01, max_attempts=100)
+    route = Stages()
+    await pipeline.publish(npy(1), "slow")
+    await pipeline.sent(1)
+    await pipeline.follow(2, route, drain=True)
+    await eventually(lambda: "slow" in route.ids)
+    assert pipeline.head.oldest_epoch == 2
+    await pipeline.head.on_outcome(outcome("slow", epoch=2))
+    assert (await pipeline.result())["epoch"] == 2
+
+
+OTHER = BlobRef(sha256="1e" * 32, size_bytes=5)
+
+
+async def test_another_model_gets_the_frames_that_are_held_decoded_anew(start: Start) -> None:
+    pipeline = await start()
+    await pipeline.publish(npy(1), "mine")
+    await pipeline.sent(1)
+    route = Stages()
+    await pipeline.follow(2, route, model=OTHER, spec=pipeline_spec(tensor("z", None, 2), tensor("y", None, 2)))
+    assert list(route.sent[0].tensors) == ["z"]
+    np.testing.assert_array_equal(route.sent[0].tensors["z"], numbers(1))
+
+
+async def test_a_frame_that_another_model_does_not_take_is_answered_with_the_reason(start: Start) -> None:
+    pipeline = await start()
+    await pipeline.publish(npy(1), "mine")
+    await pipeline.sent(1)
+    route = Stages()
+    await pipeline.follow(2, route, model=OTHER, spec=pipeline_spec(tensor("x", None, 3), tensor("y", None, 2)))
+    result = await pipeline.result()
+    assert (result["id"], result["error"]["code"]) == ("mine", "bad-shape")
+    assert (route.ids, pipeline.head.in_flight) == ([], 0)
+
+
+async def test_with_a_drain_frames_of_the_model_before_are_answered_by_it(start: Start) -> None:
+    pipeline = await start()
+    await pipeline.publish(npy(1), "mine")
+    await pipeline.sent(1)
+    wide = pipeline_spec(tensor("x", None, 2), tensor("y", None, 9))
+    await pipeline.follow(2, Stages(), model=OTHER, spec=wide, drain=True)
+    await pipeline.head.on_outcome(outcome("mine", epoch=1))
+    assert (await pipeline.result())["outputs"]["y"]["shape"] == [1, 2]
+
+
+async def test_the_counters_tell_what_the_heartbeat_reports(start: Start) -> None:
+    pipeline = await start()
+    counters = pipeline.head.counters
+    assert (pipeline.head.oldest_epoch, counters.answered_epoch, counters.latency_s) == (0, 0, 0.0)
+    for number in range(2):
+        await pipeline.publish(npy(number), f"f{number}")
+    await pipeline.sent(2)
+    assert pipeline.head.oldest_epoch == 1
+    await pipeline.head.on_outcome(outcome("f0"))
+    assert (counters.answered_epoch, counters.degraded, counters.latency_s > 0) == (1, 0, True)
+    await pipeline.follow(2, technique="stand-in")
+    assert (pipeline.head.oldest_epoch, counters.sent_again, counters.latency_s) == (2, 1, 0.0)
+    await pipeline.head.on_outcome(outcome("f1", epoch=2))
+    assert (counters.answered, counters.answered_epoch, counters.degraded) == (2, 2, 1)
+    assert counters.latency_s > 0
+
+
+async def test_the_first_answer_of_each_way_is_news_and_the_others_are_not(start: Start) -> None:
+    pipeline = await start()
+    for number in range(4):
+        await pipeline.publish(npy(number), f"f{number}")
+    await pipeline.sent(4)
+    await pipeline.head.on_outcome(outcome("f0"))
+    assert pipeline.news == 1
+    await pipeline.head.on_outcome(outcome("f1"))
+    assert pipeline.news == 1
+    await pipeline.follow(2)
+    await pipeline.head.on_outcome(outcome("f2", epoch=2))
+    assert pipeline.news == 2
+
+
+async def test_that_nothing_is_under_way_on_the_way_before_any_more_is_news(start: Start) -> None:
+    pipeline = await start()
+    await pipeline.publish(npy(1), "old")
+    await pipeline.sent(1)
+    await pipeline.head.on_outcome(outcome("old"))
+    await pipeline.publish(npy(1), "older")
+    await pipeline.sent(2)
+    await pipeline.follow(2, drain=True)
+    before = pipeline.news
+    await pipeline.head.on_outcome(outcome("older"))
+    assert pipeline.news == before + 1
+
+
+async def test_a_frame_that_another_head_answered_gets_that_answer_when_it_is_published_again(start: Start) -> None:
+    pipeline = await start()
+    pipeline.head.remember("theirs", b'{"id":"theirs"}')
+    await pipeline.publish(npy(1), "theirs", reply="answer.1")
+    assert (await pipeline.replies.next()).data == b'{"id":"theirs"}'
+    await pipeline.sent(0)
+
+
+async def test_frames_that_wait_are_taken_but_not_answered(start: Start) -> None:
+    pipeline = await start(window=1)
+    for number in range(3):
+        await pipeline.publish(npy(number), f"f{number}")
+    await pipeline.sent(1)
+    assert pipeline.head.held_ids() == ["f0", "f1", "f2"]
+    assert not pipeline.head.idle
+
+
+async def test_a_frame_that_is_being_decoded_is_one_that_the_head_has_taken(start: Start) -> None:
+    """A head that hands over lists what it will finish, and ends when it is idle."""
+    wide = pipeline_spec(tensor("x", None, 5000), tensor("y", None, 2))
+    pipeline = await start(spec=wide)
+    gate = threading.Event()
+    busy = pipeline.executor.submit(gate.wait, 10)
+    buffer = io.BytesIO()
+    np.save(buffer, numbers(1, width=5000))
+    await pipeline.publish(buffer.getvalue(), "large")
+    await eventually(lambda: pipeline.head.waiting == 0)
+    held, idle = pipeline.head.held_ids(), pipeline.head.idle
+    gate.set()
+    assert busy.result()
+    await pipeline.sent(1)
+    assert (held, idle) == (["large"], False)
+
+
+async def test_a_head_that_may_not_answer_publishes_nothing(start: Start) -> None:
+    async def never() -> bool:
+        return False
+
+    pipeline = await start(may_answer=never)
+    await pipeline.publish(npy(1), "mine", reply="answer.1")
+    await pipeline.publish(b"nonsense", "bad", reply="answer.2")
+    await pipeline.sent(1)
+    await pipeline.head.on_outcome(outcome("mine"))
+    await pipeline.still()
+    assert (pipeline.out.waiting, pipeline.dead.waiting, pipeline.replies.waiting) == (0, 0, 0)

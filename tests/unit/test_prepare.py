@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from stages.bundle import Bundle
+from stages.calibration_pack import load_bundle_calibration
 from stages.errors import BundleError, CalibrationError
 from stages.manifest import ImageInput
+from tests import onnx_models
 from tests.data import data_file
 from understudy.cli.prepare import parse_numbers, prepare, read_labels
 from understudy.data import digits_bundle
@@ -27,14 +30,40 @@ def run(*words: object) -> Result:
 
 
 def test_the_digits_bundle_can_be_made_again(tmp_path: Path) -> None:
-    result = run(DIGITS.model_path, "--calibration", DIGITS.path("frames.npz"), *NUMBERS, "-o", tmp_path / "d")
+    data = ("--calibration", DIGITS.path("frames.npz"), "--no-parts")
+    result = run(DIGITS.model_path, *data, *NUMBERS, "-o", tmp_path / "d")
     assert result.exit_code == 0, result.output
     assert "99.50% on 400 images (95 % interval 98.20% to 99.86%)" in result.stdout
     assert "blocks    14, with 15 cuts" in result.stdout
     manifest = Bundle.load(tmp_path / "d").manifest
+    assert manifest.parts == ()
     assert manifest.accuracy == DIGITS.manifest.accuracy
     assert manifest.input == DIGITS.manifest.input
     assert manifest.output.softmax
+
+
+def test_parts_are_fitted_on_one_set_and_measured_on_the_other(tmp_path: Path) -> None:
+    onnx.save(onnx_models.resnet(2), tmp_path / "small.onnx")
+    for name, seed in (("fit", 0), ("judge", 1)):
+        random = np.random.default_rng(seed)
+        pixels = random.integers(0, 256, (200, 8, 8, 3), dtype=np.uint8)
+        np.savez(tmp_path / f"{name}.npz", images=pixels, labels=random.integers(0, 5, 200))
+    data = ("--calibration", tmp_path / "fit.npz", "--held-out", tmp_path / "judge.npz", "--nodes", 2)
+    result = run(tmp_path / "small.onnx", *data, "-o", tmp_path / "d")
+    assert result.exit_code == 0, result.output
+    assert "for what can be lost" in result.stdout
+    bundle = Bundle.load(tmp_path / "d")
+    assert bundle.manifest.held_out is not None
+    assert bundle.manifest.held_out == bundle.manifest.accuracy
+    assert bundle.manifest.held_out.images == 200
+    assert {part.technique for part in bundle.manifest.parts} == {"stand-in", "exit", "skip", "standby"}
+    for part in bundle.manifest.parts:
+        assert part.accuracy is not None
+        assert (part.file is None) == (part.technique in ("skip", "standby"))
+        assert part.file is None or bundle.path(part.file).stat().st_size > 0
+    stored = load_bundle_calibration(bundle)
+    assert stored is not None
+    assert stored.count == 200
 
 
 def test_json_on_stdout_is_one_document(tmp_path: Path) -> None:
@@ -42,6 +71,7 @@ def test_json_on_stdout_is_one_document(tmp_path: Path) -> None:
         DIGITS.model_path,
         "--calibration",
         DIGITS.path("frames.npz"),
+        "--no-parts",
         "--max-images",
         50,
         "-o",
@@ -63,7 +93,7 @@ def test_labels_come_from_the_data_unless_a_file_gives_them(tmp_path: Path) -> N
     for digit in range(10):
         (tmp_path / "data" / f"d{digit}").mkdir(parents=True)
         Image.new("L", (8, 8), digit).save(tmp_path / "data" / f"d{digit}" / "0.png")
-    data = ("--calibration", tmp_path / "data")
+    data = ("--calibration", tmp_path / "data", "--no-parts")
     run(DIGITS.model_path, *data, "-o", tmp_path / "a")
     assert Bundle.load(tmp_path / "a").manifest.labels == tuple(f"d{digit}" for digit in range(10))
     names = tmp_path / "labels.txt"
@@ -97,7 +127,17 @@ def test_a_shape_is_kept_for_every_reader_of_the_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("--mean", "a,b"), ("--scale", "1,2"), ("--task", "guess"), ("--shape", "8x8"), ("--labels", "none.txt")]
+    "words",
+    [
+        ("--mean", "a,b"),
+        ("--scale", "1,2"),
+        ("--task", "guess"),
+        ("--shape", "8x8"),
+        ("--labels", "none.txt"),
+        ("--nodes", "1-4"),
+        ("--nodes", "few"),
+        ("--held-out", "frames.npz"),
+    ],
 )
 def test_a_wrong_option_is_named(tmp_path: Path, words: tuple[str, ...]) -> None:
     result = run(DIGITS.model_path, *words, "-o", tmp_path / "d")
@@ -123,7 +163,7 @@ def test_the_cifar_network_has_its_known_accuracy(tmp_path: Path) -> None:
     model, data = data_file("resnet32_cifar10_jpeg.onnx"), data_file("cifar10_test_public.npz")
     if model is None or data is None:
         pytest.skip("needs the CIFAR-10 data, see UNDERSTUDY_DATA")
-    numbers = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225", "--max-images", 1000)
+    numbers = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225", "--max-images", 1000, "--no-parts")
     result = run(model, "--calibration", data, *numbers, "-o", tmp_path / "r")
     assert result.exit_code == 0, result.output
     manifest = Bundle.load(tmp_path / "r").manifest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -55,9 +55,9 @@ def needed_broker(settings: Settings, broker: str | None) -> str:
     return url
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
+def run(main: Coroutine[Any, Any, None], *, leave: Callable[[], bool] | None = None) -> None:
     """Run `main` on uvloop until it ends. The first SIGINT or SIGTERM cancels it, so that it can clean up; a second one
-    ends the process at once."""
+    ends the process at once. With `leave`, SIGTERM calls that: where it returns True, `main` ends in its own time."""
     import uvloop
 
     interrupted = False
@@ -74,7 +74,8 @@ def run(main: Coroutine[Any, Any, None]) -> None:
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
             interrupted = True
-            task.cancel()
+            if leave is None or number != signal.SIGTERM or not leave():
+                task.cancel()
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):

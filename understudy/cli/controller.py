@@ -26,6 +26,13 @@ def controller(
     max_batch: Annotated[int, typer.Option(min=1, help="Frames in one message and one inference, at most.")] = 64,
     top_k: Annotated[int, typer.Option(min=1, help="Scores in a classifier's result.")] = 5,
     resend_after: Annotated[str, typer.Option(help="A frame that is away for so long may be sent again.")] = "5s",
+    standby: Annotated[
+        bool, typer.Option("--standby", help="Wait for the controller that serves to end, and take over.")
+    ] = False,
+    recovery: Annotated[
+        str | None,
+        typer.Option(metavar="JSON|FILE", help="What recovery shall keep to (docs/recovery.md): a YAML file or JSON."),
+    ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for sub-models. Default: in ~/.cache/understudy.")] = None,
 ) -> None:
     """Run a controller: it plans the stages, gives them to the nodes, and watches over them.
@@ -37,6 +44,7 @@ def controller(
     from understudy.bundles import open_bundle
     from understudy.controller import ControllerSettings, load_model, run_controller
     from understudy.logs import set_up_logs
+    from understudy.objectives import read_recovery
     from understudy.planfiles import load_cluster
     from understudy.settings import read_settings
 
@@ -54,9 +62,11 @@ def controller(
             pipeline=name,
             broker=url,
             control_broker=control_broker or settings.control_broker,
+            system_broker=settings.system_broker,
             stages=stages,
             cluster=None if cluster is None else load_cluster(cluster),
-            expected_nodes=expect,
+            policy=read_recovery(recovery).policy(expected_nodes=expect),
+            standby=standby,
             cache=cache or settings.cache_dir / "controllers" / name,
             flow=flow,
         )

@@ -11,6 +11,8 @@ from broker.errors import UnderstudyError
 from understudy.cli.common import fail
 from understudy.cli.controller import controller
 from understudy.cli.demo import demo
+from understudy.cli.events import events
+from understudy.cli.fault import fault
 from understudy.cli.inspect import inspect
 from understudy.cli.measure import measure
 from understudy.cli.node import node
@@ -19,6 +21,7 @@ from understudy.cli.prepare import prepare
 from understudy.cli.publish import publish
 from understudy.cli.status import status
 from understudy.cli.up import up
+from understudy.cli.update import update
 from understudy.cli.watch import watch
 
 app = typer.Typer(
@@ -30,7 +33,22 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, up, publish, watch, status, inspect, plan, measure, prepare, node, controller):
+for command in (
+    demo,
+    up,
+    publish,
+    watch,
+    status,
+    events,
+    fault,
+    update,
+    inspect,
+    plan,
+    measure,
+    prepare,
+    node,
+    controller,
+):
     app.command()(command)
 
 

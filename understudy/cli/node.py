@@ -29,6 +29,7 @@ def node(
 
     Example: understudy node --name kitchen --broker nats://10.0.0.5:4222 --memory 512MB
     """
+    from broker.presence import connection_name
     from stages.node import Node, NodeSettings
     from understudy.controller import both_brokers
     from understudy.logs import set_up_logs
@@ -49,7 +50,14 @@ def node(
 
     async def serve() -> None:
         control_url = control_broker or settings.control_broker
-        async with both_brokers(url, control_url, name=f"understudy-node-{name}") as (data, control):
-            await Node(own, data=data, control_broker=control).run()
+        async with both_brokers(url, control_url, name=connection_name(name, own.incarnation)) as (data, control):
+            nodes.append(Node(own, data=data, control_broker=control))
+            await nodes[0].run()
 
-    run(serve())
+    def leave() -> bool:
+        for one in nodes:
+            one.leave()
+        return bool(nodes)
+
+    nodes: list[Node] = []
+    run(serve(), leave=leave)

@@ -1,7 +1,8 @@
-"""`understudy prepare`: from an ONNX file to a bundle, with its accuracy measured on calibration data."""
+"""`understudy prepare`: from an ONNX file to a bundle, with its accuracy, and parts for what a pipeline can lose."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from stages.manifest import Accuracy, Manifest
 
 
+MAX_NODES = 64
+
+
 def prepare(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The ONNX file.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="The folder to write.")],
@@ -23,6 +27,12 @@ def prepare(
         Path | None,
         typer.Option(metavar="DATA", help="An .npz file or a folder of images; labelled, it gives the accuracy."),
     ] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(metavar="DATA", help="Images to measure on: none that the model or the parts were fitted to."),
+    ] = None,
+    nodes: Annotated[str, typer.Option(metavar="2-8", help="Pipelines of so many nodes get parts.")] = "2-8",
+    no_parts: Annotated[bool, typer.Option("--no-parts", help="Fit nothing for what can be lost.")] = False,
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="One label per line; default: the classes of the data.")
     ] = None,
@@ -38,16 +48,20 @@ def prepare(
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Make a bundle of an ONNX model: the model, its labels and normalisation, its accuracy, a SHA-256 for each file.
+    """Make a bundle of an ONNX model: the model, its labels and normalisation, its accuracy, what can replace lost
+    stages, a SHA-256 for each file.
 
-    Example: understudy prepare resnet.onnx --calibration test.npz --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
-    -o resnet
+    Example: understudy prepare resnet.onnx --calibration train.npz --held-out test.npz --mean 0.485,0.456,0.406
+    --std 0.229,0.224,0.225 -o resnet
     """
     from stages.bundle import check_writable, write_bundle
     from stages.graph import ModelGraph
 
     check_writable(output, force=force)
     shapes = parse_shapes(shape or [])
+    counts = parse_nodes(nodes)
+    if held_out is not None and calibration is None:
+        raise typer.BadParameter("it needs --calibration: parts are fitted to other images", param_hint="--held-out")
     graph = ModelGraph.load(model, shapes=shapes or None)
     draft, data = _draft(
         graph,
@@ -59,10 +73,14 @@ def prepare(
         calibration=calibration,
         max_images=max_images,
     )
-    if data is not None and data.labels is not None and draft.task == "classify":
-        accuracy = _measure(model, graph, data)
-        draft = draft.model_copy(update={"accuracy": accuracy})
-    bundle = write_bundle(output, draft, model_path=model, force=force)
+    other = None if held_out is None else _open(held_out, graph, draft, max_images)
+    judge = other or data
+    if judge is not None and judge.labels is not None and draft.task == "classify":
+        draft = draft.model_copy(update={"accuracy": _measure(model, graph, judge)})
+    files: dict[str, bytes] = {}
+    if data is not None and not no_parts:
+        draft, files = _fit(graph, draft, data, other, counts)
+    bundle = write_bundle(output, draft, model_path=model, extra_files=files, force=force)
     _report(bundle, graph, data, default_numbers=scale is None and mean is None and std is None, as_json=json)
 
 
@@ -149,6 +167,59 @@ def read_labels(path: Path) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def _open(path: Path, graph: ModelGraph, draft: Manifest, max_images: int | None) -> CalibrationData:
+    from stages.calibration import load_calibration
+    from stages.description import class_count
+
+    classes = class_count(graph.outputs)
+    return load_calibration(
+        path, draft.input, graph.inputs, labels=draft.labels, class_count=classes, max_images=max_images
+    )
+
+
+def _fit(
+    graph: ModelGraph, draft: Manifest, data: CalibrationData, other: CalibrationData | None, nodes: range
+) -> tuple[Manifest, dict[str, bytes]]:
+    """What it works on is shown on stderr, and at last why some parts are not there."""
+    from rich.console import Console
+
+    from understudy.fitting import fit_for_bundle, planned_stages
+
+    stages = planned_stages(graph, nodes)
+    console = Console(stderr=True, highlight=False)
+    notes: list[str] = []
+    with console.status("fitting parts") as status:
+        prepared = fit_for_bundle(
+            graph,
+            draft,
+            data,
+            other,
+            stages=stages,
+            exits=sorted({first for first, _ in stages}),
+            on_progress=lambda text: status.update(f"fitting parts: {text}"),
+            on_note=notes.append,
+        )
+    for note in dict.fromkeys(notes):
+        console.print(note, soft_wrap=True)
+    return prepared.draft, prepared.files
+
+
+def parse_nodes(text: str) -> range:
+    """`2-8` or `4`.
+
+    Raises:
+        typer.BadParameter: something else.
+    """
+    first, _, last = text.partition("-")
+    try:
+        counts = range(int(first), int(last or first) + 1)
+    except ValueError as error:
+        raise typer.BadParameter(f"'{text}' is no range such as 2-8", param_hint="--nodes") from error
+    if not counts or not 2 <= counts[0] <= counts[-1] <= MAX_NODES:
+        raise typer.BadParameter(f"'{text}': a range within 2-{MAX_NODES} is wanted", param_hint="--nodes")
+    return counts
+
+
 def _measure(model: Path, graph: ModelGraph, data: CalibrationData) -> Accuracy:
     """With a progress bar on stderr, so that stdout can be piped."""
     from rich.console import Console
@@ -173,8 +244,9 @@ def _report(
     if as_json:
         import json
 
-        facts = manifest.model_dump(mode="json", exclude={"labels", "exits", "stand_ins", "profile"})
+        facts = manifest.model_dump(mode="json", exclude={"labels", "parts", "profile"})
         facts |= {"bundle": str(bundle.folder), "blocks": len(graph.blocks), "cuts": len(graph.cuts)}
+        facts["parts"] = len(manifest.parts)
         typer.echo(json.dumps(facts))
         return
     typer.echo(f"{manifest.name} {manifest.version}: task {manifest.task}")
@@ -188,9 +260,21 @@ def _report(
     else:
         typer.echo(f"input     tensors: {', '.join(taken.names)}")
     typer.echo(f"accuracy  {_accuracy_line(manifest, data)}")
+    typer.echo(f"parts     {_parts_line(manifest)}")
     for name, record in manifest.files.items():
+        if name.startswith("parts/"):
+            continue
         typer.echo(f"file      {name}: {record.bytes} bytes, SHA-256 {record.sha256[:12]}…")
     typer.echo(f"wrote     {bundle.folder}")
+
+
+def _parts_line(manifest: Manifest) -> str:
+    if not manifest.parts:
+        return "none: answers stop while a lost stage is replaced; give --calibration data"
+    counts = Counter(part.technique for part in manifest.parts)
+    size = sum(record.bytes for name, record in manifest.files.items() if name.startswith("parts/"))
+    kinds = ", ".join(f"{number} of {technique}" for technique, number in sorted(counts.items()))
+    return f"{len(manifest.parts)} for what can be lost ({kinds}), {size} bytes"
 
 
 def _list(values: tuple[float, ...]) -> str:

@@ -1,0 +1,1 @@
+"""Recovery on real local processes: how soon frames are answered again, and whether any is lost, doubled or wrong."""

@@ -1,0 +1,273 @@
+"""The head's role on a node: to lead, to stand by for the head, to take over from it, or to hand over to another.
+
+One subscription to the input subject serves all of these, so that no frame falls between two of them:
+
+- *leading*: frames go to the head.
+- *standing by*: frames go to the standby head, which drops each when its result is on the output subject.
+- *taking over*: frames still go to the standby head until it is known which of them the head before will finish. A head
+  that is alive is asked (it stops taking frames when it answers); one that is dead will finish none.
+- *finishing*: no frames are taken any more; what is held is answered on its way, then the head is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+import structlog
+
+from broker import subjects
+from broker.activation import Activation, Failure
+from broker.control import FlowSettings
+from broker.errors import BrokerError
+from broker.port import Broker, Handler, Message, Subscription
+from stages.deployment import Deployment
+from stages.fence import Confirm, Fence
+from stages.head import Head
+from stages.identity import DIGEST_BYTES, digest, entry
+from stages.ledger import Ledger
+from stages.results import Provenance
+from stages.standby_head import StandbyHead
+from stages.way import Send, Way
+
+log = structlog.get_logger("understudy.head")
+
+HANDOVER_TIMEOUT_S = 1.0
+
+_HAND_OVER, _WHAT = b"hand over", b"what"
+"""Questions to a head: which frames it will finish, when it shall take no more; which it holds."""
+
+KNOWS_AFTER_S = 5.0
+"""A standby head knows everything that is not answered once it has listened for so long. One that takes over sooner
+says so, and publishers send again what they still hold."""
+
+
+class Leadership:
+    """`follow` says what this node's role is in an epoch."""
+
+    def __init__(self, *, node: str, broker: Broker, executor: Executor, confirm: Confirm | None = None) -> None:
+        """`confirm`: asked after a pause of this process, see `stages.fence`; None: nobody can say."""
+        self._confirm = confirm
+        self._node = node
+        self._broker = broker
+        self._executor = executor
+        self._subscribed: dict[str, Subscription] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._fence_task: asyncio.Task[None] | None = None
+        self._standby: StandbyHead | None = None
+        self._stands_by_since_s = math.inf
+        self._pipeline = ""
+        self._flow: FlowSettings | None = None
+        self.on_news: Callable[[], None] = lambda: None
+        """Called when the head has put out the first answer of an epoch, or has finished what it held."""
+        self.head: Head | None = None
+        self.leads = False
+
+    @property
+    def stands_by(self) -> bool:
+        return self._standby is not None and not self.leads
+
+    async def follow(self, deployment: Deployment | None, *, send: Send, drain: bool, previous_head: str) -> None:
+        """Take the role that the deployment's route gives to this node; none where it has no part in the route.
+
+        Args:
+            drain: frames in flight finish on their way.
+            previous_head: the node that hosts the head so far, and is alive; empty: there is none to ask.
+        """
+        route = None if deployment is None else deployment.route
+        if deployment is not None and deployment.route.head == self._node:
+            if self.leads and self.head is not None:
+                await self.head.follow(_way(deployment, send), drain=drain)
+            else:
+                await self._take_over(deployment, send, "" if previous_head == self._node else previous_head)
+            return
+        if self.leads and not drain:
+            await self._step_down()  # whoever leads now has sent again what was held here
+        if deployment is not None and route is not None and route.standby_head == self._node:
+            await self._stand_by(deployment)
+        elif not self.leads:
+            self._standby = None
+        await self._unsubscribe_stale()
+
+    async def settle(self, head: str | None) -> None:
+        """Every frame is on the active route: a head on this node is over if that route's is another."""
+        if self.leads and head != self._node:
+            await self._step_down()
+            await self._unsubscribe_stale()
+
+    async def on_outcome(self, outcome: Activation | Failure) -> None:
+        """What came of frames, for the head."""
+        if self.head is not None:
+            await self.head.on_outcome(outcome)
+
+    async def check(self) -> None:
+        """Raise the error of the head's task, if it ended with one: a defect. End a head that has finished."""
+        if self._task is not None and self._task.done():
+            self._task.result()
+        if self.head is not None and not self.leads and self.head.idle:
+            await self._step_down()
+            await self._unsubscribe_stale()
+
+    async def stop(self) -> None:
+        await self._step_down()
+        for subscription in self._subscribed.values():
+            await subscription.unsubscribe()
+        self._subscribed.clear()
+
+    # ---- roles -------------------------------------------------------------------------------------------------
+
+    async def _stand_by(self, deployment: Deployment) -> None:
+        pipeline, flow = deployment.assignment.pipeline, deployment.assignment.flow
+        self._pipeline = pipeline
+        if self._standby is not None:
+            return
+        await self._begin_standby(pipeline, flow)
+        head = deployment.route.head
+        if head != self._node and self._standby is not None:
+            self._standby.catch_up(await self._ask(pipeline, head, _WHAT))
+
+    async def _begin_standby(self, pipeline: str, flow: FlowSettings) -> None:
+        self._stands_by_since_s = time.monotonic()
+        self._standby = StandbyHead(frames=flow.queue_frames, size_bytes=flow.queue_bytes)
+        # Results first: a frame that is seen is then never kept for longer than until its result.
+        await self._subscribe(subjects.results_out(pipeline), self._on_result)
+        await self._subscribe(subjects.frames_in(pipeline), self._on_frame)
+
+    async def _take_over(self, deployment: Deployment, send: Send, previous_head: str) -> None:
+        pipeline = deployment.assignment.pipeline
+        knows = time.monotonic() - self._stands_by_since_s > KNOWS_AFTER_S
+        await self._stand_by(deployment)
+        standby = self._standby
+        assert standby is not None  # noqa: S101 - _stand_by made it
+        if previous_head:
+            standby.leave_to_the_other(await self._ask(pipeline, previous_head, _HAND_OVER))
+        try:
+            # What the broker sent to us before is handled before its answer: results that the head put out, and frames.
+            await self._broker.flush(timeout_s=HANDOVER_TIMEOUT_S)
+        except BrokerError as error:
+            log.warning("flush-failed", reason=str(error))
+        head = self.head or self._make_head(deployment.assignment.flow, pipeline)
+        for frame_id, result in standby.results():
+            head.remember(frame_id, result)
+        await head.follow(_way(deployment, send))
+        self.head, self.leads, self._standby = head, True, None
+        frames = standby.frames()
+        log.info("head-takes-over", epoch=deployment.epoch, frames=len(frames))
+        for message in frames:
+            await head.on_frame(message)
+        await self._subscribe(subjects.handover(pipeline, self._node), self._on_handover)
+        news = json.dumps({"node": self._node, "epoch": deployment.epoch, "knows": knows}).encode()
+        await self._publish(subjects.lead(pipeline), news)
+        await self._unsubscribe_stale()
+
+    async def _ask(self, pipeline: str, head: str, question: bytes) -> list[bytes]:
+        """Which frames the head on another node holds. Asked to hand over, it takes no more from then on, and finishes
+        these."""
+        try:
+            subject = subjects.handover(pipeline, head)
+            answer = await self._broker.request(subject, question, timeout_s=HANDOVER_TIMEOUT_S)
+        except BrokerError as error:
+            log.info("head-does-not-answer", node=head, reason=str(error))
+            return []
+        data = bytes(answer.data)
+        return [data[i : i + 2 * DIGEST_BYTES] for i in range(0, len(data), 2 * DIGEST_BYTES)]
+
+    async def _on_handover(self, message: Message) -> None:
+        """Another node begins to stand by, or leads from now on."""
+        if not message.reply or self.head is None or not self.leads:
+            return
+        if message.data == _WHAT:
+            await self._publish(message.reply, b"".join(entry(frame_id) for frame_id in self.head.held_ids()))
+            return
+        if self._standby is None and self._flow is not None:
+            # This node may be the one that stands by next: no frame must come between.
+            await self._begin_standby(self._pipeline, self._flow)
+        self.leads = False
+        entries = [entry(frame_id) for frame_id in self.head.held_ids()]
+        self._tell_standby(self.head)
+        log.info("head-hands-over", frames=len(entries))
+        await self._publish(message.reply, b"".join(entries))
+
+    def _tell_standby(self, head: Head) -> None:
+        """This node's own head, which has handed over, finishes what it holds, and has results on the way."""
+        if self._standby is not None:
+            self._standby.leave_to_the_other([entry(frame_id) for frame_id in head.held_ids()])
+            self._standby.expect_others(digest(frame_id) for frame_id in head.answered_ids())
+
+    def _make_head(self, flow: FlowSettings, pipeline: str) -> Head:
+        self._flow = flow
+        fence = None if self._confirm is None else Fence(self._confirm)
+        if fence is not None:
+            self._fence_task = asyncio.create_task(fence.run(), name="head-fence")
+        head = Head(
+            pipeline=pipeline,
+            ledger=Ledger(queue_frames=flow.queue_frames, queue_bytes=flow.queue_bytes),
+            top_k=flow.top_k,
+            resend_after_s=flow.resend_after_s,
+            max_attempts=flow.max_attempts,
+            broker=self._broker,
+            executor=self._executor,
+            on_news=lambda: self.on_news(),
+            may_answer=None if fence is None else fence.passes,
+        )
+        self._task = asyncio.create_task(head.run(), name="head")
+        return head
+
+    async def _step_down(self) -> None:
+        self.leads = False
+        tasks = [task for task in (self._task, self._fence_task) if task is not None]
+        self._task = self._fence_task = self.head = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ---- messages ----------------------------------------------------------------------------------------------
+
+    async def _on_frame(self, message: Message) -> None:
+        if self.leads and self.head is not None:
+            await self.head.on_frame(message)
+        elif self._standby is not None:
+            await self._standby.on_frame(message)
+
+    async def _on_result(self, message: Message) -> None:
+        if self._standby is not None:
+            await self._standby.on_result(message)
+
+    async def _publish(self, subject: str, data: bytes) -> None:
+        try:
+            await self._broker.publish(subject, data)
+        except BrokerError as error:
+            log.warning("publish-failed", subject=subject, reason=str(error))
+
+    async def _subscribe(self, subject: str, handler: Handler) -> None:
+        if subject not in self._subscribed:
+            self._subscribed[subject] = await self._broker.subscribe(subject, handler)
+
+    async def _unsubscribe_stale(self) -> None:
+        needed = set()
+        if self.leads:
+            needed = {subjects.frames_in(self._pipeline), subjects.handover(self._pipeline, self._node)}
+        if self._standby is not None:
+            needed |= {subjects.frames_in(self._pipeline), subjects.results_out(self._pipeline)}
+        for subject in set(self._subscribed) - needed:
+            await self._subscribed.pop(subject).unsubscribe()
+
+
+def _way(deployment: Deployment, send: Send) -> Way:
+    route = deployment.route
+    accuracy = route.expected_accuracy
+    provenance = Provenance(
+        technique=route.technique, exit=route.exit or None, expected_accuracy=accuracy, epoch=route.epoch
+    )
+    return Way(
+        epoch=route.epoch,
+        model=deployment.assignment.spec,
+        spec=deployment.spec,
+        flow=deployment.flow,
+        provenance=provenance,
+        send=send,
+    )

@@ -1,0 +1,54 @@
+"""`understudy update`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from understudy.cli.common import BrokerOption, ControlBrokerOption, JsonOption, locate, run
+from understudy.cli.quantities import duration_option
+
+
+def update(
+    pipeline: Annotated[str, typer.Argument(help="The pipeline's name.", show_default=False)],
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE|MODEL", help="A bundle, or an ONNX file.", show_default=False)
+    ],
+    broker: BrokerOption = None,
+    control_broker: ControlBrokerOption = None,
+    timeout: Annotated[str, typer.Option(help="How long it may take.")] = "120s",
+    json_: JsonOption = False,
+) -> None:
+    """Serve another version of a model, while frames flow. If its stages cannot be loaded the one before goes on.
+
+    Example: understudy update digits ./digits-v2
+    """
+    from understudy.bundles import open_bundle
+    from understudy.controller import both_brokers
+    from understudy.logs import set_up_logs
+    from understudy.registry import Registry
+    from understudy.rollout import request_update
+    from understudy.settings import read_settings
+
+    settings = read_settings()
+    set_up_logs(settings, default_level="warning")
+    url, _ = locate(settings, broker, pipeline)
+    noted = [run.control_broker for run in Registry(settings.run_dir).all() if run.broker == url]
+    control_url = control_broker or settings.control_broker or next(iter(noted), None)
+    is_model = bundle.suffix == ".onnx"
+    opened = open_bundle(None if is_model else bundle, bundle if is_model else None)
+
+    async def ask() -> None:
+        async with both_brokers(url, control_url, name="understudy-update") as (data, control):
+            seconds = duration_option("--timeout", timeout)
+            epoch = await request_update(data, control, pipeline, opened, timeout_s=seconds)
+        version = opened.manifest.version
+        if json_:
+            typer.echo(json.dumps({"pipeline": pipeline, "version": version, "epoch": epoch}))
+        else:
+            typer.echo(f"pipeline {pipeline} serves {opened.manifest.name} {version} from epoch {epoch} on")
+
+    run(ask())
