@@ -248,9 +248,11 @@ def _get_ready(state: ClusterState, now_s: float) -> PlaceSpares | TellSpares | 
     if state.route is None or not state.healthy or lost(state, now_s):
         return None
     ready = frozenset((spot.node, spot.part.name) for spot in loaded_spares(state, now_s))
-    key = (state.active_epoch, ready)
-    if state.contingency is None and key != state.prepared_for:
-        return Prepare(prepared_for=key)  # with what is there; at once, since the next failure may be near
+    key = (state.active_epoch, state.spares_epoch, ready)
+    if state.prepared_for is None or state.prepared_for[:2] != key[:2]:
+        # At once, with what is there, since the next failure may be near; and before nodes are told to unload what the
+        # contingency so far counts on.
+        return Prepare(prepared_for=key)
     if state.draining:
         return None
     if state.spares_for < state.route.epoch:

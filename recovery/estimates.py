@@ -27,6 +27,8 @@ ASSUMED: Mapping[Technique, float] = {"none": 1.0, "standby": 1.0, "stand-in": 0
 """What is left of the healthy accuracy with a part of which nothing is measured; a little less for every block that it
 replaces, and for an exit only the share of the blocks that were run."""
 
+MOST_OF_A_VARIANT = 0.999
+
 ASSUMED_VARIANT = 0.99
 """The same for a variant of a standby, such as a quantised one."""
 
@@ -103,7 +105,9 @@ class Estimates:
         if _exact(part):
             return 1.0
         if part.accuracy is not None:
-            return part.accuracy / self._base
+            factor = part.accuracy / self._base
+            # However well a variant of the stage does on some images, the stage itself is the safer one.
+            return min(factor, MOST_OF_A_VARIANT) if part.technique == "standby" else factor
         if part.technique == "standby":
             return ASSUMED_VARIANT
         blocks = self.chain.blocks

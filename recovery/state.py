@@ -13,8 +13,9 @@ from recovery.contingency import Contingency
 from recovery.liveness import PULSE_DETECTOR, DetectorSettings, Pulse, beat, first_beat, gone, is_alive
 from recovery.options import Placed
 
-SparesKey = tuple[int, frozenset[tuple[str, str]]]
-"""What a contingency was prepared for: the active epoch, and the spares (node, part) that are loaded."""
+SparesKey = tuple[int, int, frozenset[tuple[str, str]]]
+"""What a contingency was prepared for: the active epoch, the number of the spares that were placed last, and those of
+them (node, part) that are loaded."""
 
 
 UpdatePhase = Literal["none", "wanted", "loading"]
@@ -57,6 +58,7 @@ class ClusterState:
         epoch: the newest number in use.
         draining: frames may still be under way on the route before the active one.
         planned_for: the nodes that the newest plan was made for, or that were found not to make it better.
+        spares_floor: what nodes have loaded by an older number than this is of the model before.
         spares, spares_epoch, spares_for: what nodes shall have loaded besides; a number that grows each time that is
             chosen anew; and the epoch of the plan that it was chosen for.
         contingency, prepared_for, prepared_at_s: what to do about each failure, what that was computed from, and when.
@@ -81,6 +83,7 @@ class ClusterState:
     spares: tuple[Placed, ...] = ()
     spares_epoch: int = 0
     spares_for: int = 0
+    spares_floor: int = 0
     contingency: Contingency | None = None
     prepared_for: SparesKey | None = None
     prepared_at_s: float = 0.0
@@ -283,7 +286,7 @@ def apply(state: ClusterState, event: Event) -> ClusterState:
             if not state.healthy:
                 return state
             if state.update != "none":  # what stands by is of the model before
-                state = replace(state, spares=(), update="none")
+                state = replace(state, spares=(), spares_floor=state.spares_epoch + 1, update="none")
             return replace(state, contingency=None, prepared_for=None)
         case Drained():
             return replace(state, draining=False)
@@ -351,9 +354,10 @@ def told(state: ClusterState, now_s: float) -> tuple[NodeView, ...]:
 
 
 def loaded_spares(state: ClusterState, now_s: float) -> tuple[Placed, ...]:
-    """Those of the spares that nodes say they have, on nodes that are alive."""
+    """Those of the spares that nodes say they have, on nodes that are alive. A node that has not been told of the
+    newest ones yet will keep those of them that it has."""
     there = {
-        view.beat.node: view.beat.spares for view in alive(state, now_s) if view.beat.spares_epoch == state.spares_epoch
+        view.beat.node: view.beat.spares for view in alive(state, now_s) if view.beat.spares_epoch >= state.spares_floor
     }
     return tuple(spot for spot in state.spares if spot.part.name in there.get(spot.node, ()))
 
@@ -363,7 +367,8 @@ def is_prepared(state: ClusterState, now_s: float) -> bool:
     if state.route is None or not state.healthy or state.spares_for < state.route.epoch:
         return False
     wanted = frozenset((spot.node, spot.part.name) for spot in state.spares)
-    return state.prepared_for == (state.active_epoch, wanted) and len(loaded_spares(state, now_s)) == len(state.spares)
+    key = (state.active_epoch, state.spares_epoch, wanted)
+    return state.prepared_for == key and len(loaded_spares(state, now_s)) == len(state.spares)
 
 
 def lost(state: ClusterState, now_s: float) -> frozenset[str]:

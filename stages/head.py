@@ -70,6 +70,7 @@ class Head:
         executor: Executor,
         on_news: Callable[[], None] = lambda: None,
         may_answer: Callable[[], Awaitable[bool]] | None = None,
+        counters: HeadCounters | None = None,
     ) -> None:
         self._on_news = on_news
         self._ledger = ledger
@@ -85,7 +86,7 @@ class Head:
         self._newest_back_s = 0.0  # when the newest frame that is back was sent
         self._answering: set[asyncio.Future[None]] = set()
         self._taken: list[Arrival] = []  # out of the queue, and not in flight yet
-        self.counters = HeadCounters()
+        self.counters = counters or HeadCounters()
 
     @property
     def in_flight(self) -> int:

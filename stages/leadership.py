@@ -28,6 +28,7 @@ from broker.port import Broker, Handler, Message, Subscription
 from stages.deployment import Deployment
 from stages.fence import Confirm, Fence
 from stages.head import Head
+from stages.head_counters import HeadCounters
 from stages.identity import DIGEST_BYTES, digest, entry
 from stages.ledger import Ledger
 from stages.results import Provenance
@@ -64,6 +65,8 @@ class Leadership:
         self._flow: FlowSettings | None = None
         self.on_news: Callable[[], None] = lambda: None
         """Called when the head has put out the first answer of an epoch, or has finished what it held."""
+        self.counters = HeadCounters()
+        """Of all heads that this node has had."""
         self.head: Head | None = None
         self.leads = False
 
@@ -212,6 +215,7 @@ class Leadership:
             broker=self._broker,
             executor=self._executor,
             on_news=lambda: self.on_news(),
+            counters=self.counters,
             may_answer=None if fence is None else fence.passes,
         )
         self._task = asyncio.create_task(head.run(), name="head")

@@ -25,7 +25,6 @@ from stages.controls import decode
 from stages.dataplane import DataPlane
 from stages.duties import Duties
 from stages.engine import resolve_providers
-from stages.head_counters import HeadCounters
 from stages.loader import Loader
 from stages.probe import Probe
 from stages.pulse import PulseTask
@@ -174,7 +173,7 @@ class Node:
 
     def _make_beat(self) -> Beat:
         head, duties = self._plane.head, self._duties
-        counters = HeadCounters() if head is None else head.counters
+        counters = self._plane.lead.counters
         return Beat(
             node=self._settings.name,
             incarnation=self._incarnation,

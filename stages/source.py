@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 
@@ -67,16 +68,27 @@ class SubmodelSource:
 
     @property
     def healthy(self) -> Accuracy | None:
-        """The accuracy of the whole network, to compare parts with: on the images that they were measured on."""
-        return self._manifest.held_out or self._manifest.accuracy
+        """The accuracy of the whole network, to compare parts with; None: it was never measured."""
+        return self._manifest.accuracy or self._manifest.held_out
 
     def catalogue(self, plan: Plan) -> list[Part]:
         """The parts that may stand by: those of the bundle, and for this plan's stages also what needs no fitting."""
         found = {
             part.name: part for stage in plan.stages for part in self._unfitted(stage.first_block, stage.end_block)
         }
-        found |= {name: part_of(record) for name, record in self._records.items()}
+        found |= {name: self._anchored(part_of(record)) for name, record in self._records.items()}
         return list(found.values())
+
+    def _anchored(self, part: Part) -> Part:
+        """With its accuracy relative to the network's own. The parts may have been measured on other images than that,
+        such as some that the network was trained on, which flatter all of them alike."""
+        healthy, reference = self.healthy, self._manifest.held_out
+        if healthy is None or reference is None or part.accuracy is None or reference.value == 0:
+            return part
+        factor = healthy.value / reference.value
+        numbers = {name: getattr(part, name) for name in ("accuracy", "low", "high")}
+        scaled = {name: None if value is None else min(1.0, value * factor) for name, value in numbers.items()}
+        return replace(part, accuracy=scaled["accuracy"], low=scaled["low"], high=scaled["high"])
 
     async def refine(self, plan: Plan) -> int:
         """Fit parts for stages of this plan that have none, in a process of its own with the least priority. How many

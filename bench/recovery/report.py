@@ -141,7 +141,7 @@ def show_hindsight(console: Console, found: Hindsight, command: str) -> None:
     same, good = (count / found.decisions if found.decisions else math.nan for count in (found.same, found.as_good))
     console.print(
         f"{found.decisions} decisions: {same:.2%} chosen as in hindsight, {good:.2%} as good within 2 standard errors; "
-        f"wanted >= {HINDSIGHT:.0%}: {verdict(good, HINDSIGHT, least=True)}; CONTINUER: {PAPER_HINDSIGHT}; "
+        f"wanted >= {HINDSIGHT:.0%}: {verdict(same, HINDSIGHT, least=True)}; CONTINUER: {PAPER_HINDSIGHT}; "
         f"largest regret {found.regret:.4f}"
     )
     for line in found.wrong[:10]:

@@ -23,9 +23,9 @@ from stages.graph import ModelGraph
 from understudy.data import digits_frames
 from understudy.fitting import fit_for_bundle, planned_stages
 
-FIT_IMAGES = 3000
+FIT_IMAGES = 2000
 HELD_OUT_IMAGES = 4000
-FITTED_FOR = (3, 4, 5)
+FITTED_FOR = (3, 4)
 """Numbers of nodes whose plans' stages get parts."""
 
 
