@@ -1,6 +1,6 @@
 """Recovery on real local processes, beside what is wanted and what the papers report. METHODOLOGY.md says how.
 
-`python -m bench.recovery --quick` takes less than three minutes, without `--quick` about forty.
+`python -m bench.recovery --quick` takes less than three minutes, without `--quick` about half an hour.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Run:
         if "changes" in only:
             await self.changes(rate)
         if "pairs" in only:
-            both = await measure_pairs(case, most=3 if options.quick else None, rate_per_s=rate)
+            both = await measure_pairs(case, most=2 if options.quick else None, rate_per_s=rate)
             report.show_pairs(self.console, both, self.command("pairs"))
             self.document["pairs"] = [dataclasses.asdict(row) for row in both]
             self.rows += both
@@ -100,7 +100,7 @@ class Run:
         self.rows.append(found.row)
 
     async def changes(self, rate: float) -> None:
-        times = max(4, self.options.kills // 2) if not self.options.quick else 3
+        times = max(4, self.options.kills // 2) if not self.options.quick else 2
         found = [
             await measure_changes(self.case, times=times, rate_per_s=rate),
             await measure_updates(self.case, times=times, rate_per_s=rate),
@@ -112,7 +112,8 @@ class Run:
     def command(self, *parts: str) -> str:
         options = self.options
         only = " ".join(f"--only {part}" for part in parts)
-        return f"python -m bench.recovery --subject {self.case.subject.name} --kills {options.kills} {only}"
+        rate = f" --rate {options.rate:g}" if options.rate else ""
+        return f"python -m bench.recovery --subject {self.case.subject.name} --kills {options.kills}{rate} {only}"
 
 
 async def run(options: argparse.Namespace, console: Console) -> bool:
@@ -146,7 +147,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.recovery", description=__doc__)
     parser.add_argument("--subject", action="append", choices=SUBJECTS, help="repeatable; default: digits")
     parser.add_argument("--quick", action="store_true", help="few failures")
-    parser.add_argument("--kills", type=int, metavar="N", help="failures per row; default: 52, with --quick 4")
+    parser.add_argument("--kills", type=int, metavar="N", help="failures per row; default: 52, with --quick 3")
     parser.add_argument("--only", action="append", choices=PARTS, help="repeatable; default: all")
     parser.add_argument(
         "--technique", action="append", choices=FORCED, help="techniques to force; repeatable; default: all"
@@ -156,7 +157,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the times to the first answer")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     options = parser.parse_args(arguments)
-    options.kills = options.kills or (4 if options.quick else 52)
+    options.kills = options.kills or (3 if options.quick else 52)
     options.technique = options.technique or list(FORCED)
     return options
 
