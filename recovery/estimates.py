@@ -27,7 +27,8 @@ ASSUMED: Mapping[Technique, float] = {"none": 1.0, "standby": 1.0, "stand-in": 0
 """What is left of the healthy accuracy with a part of which nothing is measured; a little less for every block that it
 replaces, and for an exit only the share of the blocks that were run."""
 
-MOST_OF_A_VARIANT = 0.999
+MOST = 0.999
+"""Of the healthy accuracy, that any part but the stage itself is counted with."""
 
 ASSUMED_VARIANT = 0.99
 """The same for a variant of a standby, such as a quantised one."""
@@ -105,9 +106,8 @@ class Estimates:
         if _exact(part):
             return 1.0
         if part.accuracy is not None:
-            factor = part.accuracy / self._base
-            # However well a variant of the stage does on some images, the stage itself is the safer one.
-            return min(factor, MOST_OF_A_VARIANT) if part.technique == "standby" else factor
+            # However well a replacement does on some images, the stage itself is the safer one.
+            return min(part.accuracy / self._base, MOST)
         if part.technique == "standby":
             return ASSUMED_VARIANT
         blocks = self.chain.blocks

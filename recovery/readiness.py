@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import structlog
 
@@ -14,6 +15,7 @@ from planner.plan import Plan
 from recovery.contingency import Setup, prepare
 from recovery.decide import Policy, Prepare
 from recovery.estimates import Accuracy, Estimates
+from recovery.experience import Experience
 from recovery.messenger import Messenger
 from recovery.model import Served
 from recovery.observer import Observer
@@ -22,6 +24,12 @@ from recovery.routes import part_ref
 from recovery.spares import place_spares
 from recovery.state import CatalogueGrew, Prepared, SparesPlaced, Told, loaded_spares, specs, usable
 from recovery.store import Store
+
+REFRESH_S = 3.0
+"""How often it is looked at whether estimates are still right."""
+
+NOTEWORTHY = 1.3
+"""A speed or a time that has changed by less than this factor changes no decision."""
 
 log = structlog.get_logger("understudy.controller")
 
@@ -46,6 +54,9 @@ class Readiness:
         self._cluster = cluster
         self._on_news = on_news
         self._refining: asyncio.Task[None] | None = None
+        self._used: Estimates | None = None
+        self._looked_s = 0.0
+        self.experience = Experience()
 
     async def place(self, served: Served, nodes: tuple[NodeSpec, ...]) -> None:
         """Choose what to load besides the newest plan."""
@@ -96,10 +107,46 @@ class Readiness:
             estimates=self._estimates(served),
             objectives=self._policy.objectives,
         )
+        self._used = setup.estimates
         contingency = await asyncio.to_thread(prepare, setup)
         now_s = self._store.now_s
         self._store.apply(Prepared(contingency=contingency, prepared_for=action.prepared_for, now_s=now_s))
         log.info("prepared", epoch=route.epoch, failures=len(contingency.table), spares=len(setup.spares))
+
+    async def refresh(self, served: Served) -> None:
+        """Compute it again where more is known now of how fast things are here than when it was computed."""
+        state, now_s = self._store.state, self._store.now_s
+        if state.prepared_for is None or not state.healthy or state.draining or now_s - self._looked_s < REFRESH_S:
+            return
+        self._looked_s = now_s
+        self._observe_latency(served)
+        if self._used is not None and differ(self._used, self._estimates(served)):
+            await self.prepare(served, Prepare(prepared_for=state.prepared_for))
+
+    def loaded(self, served: Served, seconds: float) -> None:
+        """All nodes have loaded the newest plan, so long after it was made."""
+        plan, chain = self._store.state.plan, served.source.chain
+        if plan is not None:
+            sizes = [sum(chain.block_memory_bytes[stage.first_block : stage.end_block]) for stage in plan.stages]
+            self.experience.loaded(seconds, max(sizes))
+
+    def _observe_latency(self, served: Served) -> None:
+        """What the head measures on the plan's route, less what the stages compute, is for the messages."""
+        state, speeds = self._store.state, self._observer.speeds
+        assert state.active is not None  # noqa: S101 - refresh checked that it is healthy
+        head = state.nodes[state.active.head].beat
+        if speeds is None or head.answered_epoch != state.active_epoch or head.latency_s == 0:
+            return
+        flops_per_s, chain = speeds.flops_per_s, served.source.chain
+        hops = state.active.hops
+        if not all(hop.node in flops_per_s for hop in hops):
+            return
+        computing_s = sum(
+            sum(chain.block_flops[hop.part.first_block : hop.part.end_block]) / flops_per_s[hop.node] for hop in hops
+        )
+        places = [state.active.head, *(hop.node for hop in hops), state.active.head]
+        messages = sum(one != other for one, other in pairwise(places))
+        self.experience.answered(head.latency_s, computing_s, messages)
 
     def stop(self) -> None:
         if self._refining is not None:
@@ -112,6 +159,7 @@ class Readiness:
             healthy=None if healthy is None else Accuracy(value=healthy.value, low=healthy.low, high=healthy.high),
             speeds={} if speeds is None else dict(speeds.flops_per_s),
             cluster=self._cluster,
+            timings=self.experience.timings,
         )
 
     def _refine(self, served: Served, plan: Plan) -> None:
@@ -129,3 +177,19 @@ class Readiness:
             log.info("parts-fitted", parts=found)
             self._store.apply(CatalogueGrew())
             self._on_news()
+
+
+def differ(one: Estimates, other: Estimates) -> bool:
+    """Whether decisions may differ between them."""
+    if set(one.speeds) != set(other.speeds):
+        return True
+    return any(
+        max(before, now) > NOTEWORTHY * max(min(before, now), 1e-9)
+        for before, now in zip(_numbers(one), _numbers(other), strict=True)
+    )
+
+
+def _numbers(estimates: Estimates) -> Iterator[float]:
+    yield from (estimates.speeds[node] for node in sorted(estimates.speeds))
+    timings = estimates.timings
+    yield from (timings.switch_s, timings.plan_s, timings.load_fixed_s, timings.message_s)

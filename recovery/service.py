@@ -123,7 +123,8 @@ class RecoveryService:
             on_news=self._wake.set,
         )
         self._reporter = Reporter(data, pipeline=pipeline, journal=self._journal, snapshot=self.snapshot)
-        self._journal.on_news = self._reporter.tell
+        self._planned_at_s = clock()
+        self._journal.on_news = self._on_record
 
     @property
     def state(self) -> ClusterState:
@@ -146,6 +147,11 @@ class RecoveryService:
         """The status document (see `recovery.status`)."""
         document = status(self.state, self._data.url, self._observer.rates.frames_per_s, self._store.now_s)
         return {**document, "recoveries": [record.document() for record in list(self._journal.records)[-20:]]}
+
+    def _on_record(self, record: Record) -> None:
+        self._reporter.tell(record)
+        if record.stage == "answering" and record.choice is not None and record.first_answer_s is not None:
+            self._readiness.experience.bridged(record.first_answer_s, record.choice.option.latency_s)
 
     async def update(self, source: ModelSource) -> int:
         """Serve another model, while frames flow. Returns the epoch from which answers are its.
@@ -192,6 +198,7 @@ class RecoveryService:
         try:
             while (action := decide(self.state, self._policy, self._store.now_s)) is not None:
                 await self._carry_out(action)
+            await self._readiness.refresh(self._served)
             if unheard(self.state, self._store.now_s):
                 await self._messenger.repeat(after_s=ACT_S)
         except BrokerError as error:
@@ -285,7 +292,10 @@ class RecoveryService:
     async def _solve(self, served: Served, nodes: tuple[NodeSpec, ...]) -> tuple[Plan, tuple[Placed, ...]]:
         """A plan, and its stages as parts whose models are made."""
         # Solving takes CPU time: not on the event loop, which has heartbeats to hear.
+        began_s = self._journal.clock()
         plan = await asyncio.to_thread(served.planner, nodes, self.state.epoch)
+        self._planned_at_s = self._journal.clock()
+        self._readiness.experience.planned(self._planned_at_s - began_s)
         hops = stages_of(plan, served.source.chain)
         for hop in hops:
             await served.model(hop.part)
@@ -338,6 +348,7 @@ class RecoveryService:
         assert route is not None  # noqa: S101 - decide() announces only what is planned
         previous = before.head if drain and before is not None and before.head != route.head else ""
         self._journal.planned(route.epoch)
+        self._readiness.loaded(self._candidate or self._served, self._journal.clock() - self._planned_at_s)
         if self._candidate is not None:
             self._served, self._candidate = self._candidate, None
             self._observer.speeds = SpeedMeter(self._served.source.chain)

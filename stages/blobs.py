@@ -30,6 +30,10 @@ CHUNK_BYTES = 512 << 10
 CONCURRENT_CHUNKS = 4
 ATTEMPTS = 5
 CHUNK_TIMEOUT_S = 5.0
+LEAST_PATIENCE_S = 0.1
+MOST_ASKED = 3
+"""Holders that are asked for one chunk at the same time, at most."""
+
 WITHDRAW_S = 0.2
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 DEFAULT_CACHE_BYTES = 8 << 30
@@ -149,6 +153,7 @@ class BlobExchange:
         self._broker = broker
         self._store = store
         self._offers: dict[str, Subscription] = {}
+        self._usual_s = 0.0
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def offer(self, ref: BlobRef) -> None:
@@ -204,7 +209,7 @@ class BlobExchange:
         problem = "no answer"
         for attempt in range(ATTEMPTS):
             try:
-                answer = await self._broker.request(subjects.blob(ref.sha256), request, timeout_s=CHUNK_TIMEOUT_S)
+                answer = await self._ask(subjects.blob(ref.sha256), request)
                 if len(answer.data) == length:
                     return answer.data
                 problem = f"{len(answer.data)} bytes came in place of {length}"
@@ -212,6 +217,32 @@ class BlobExchange:
                 problem = str(error)
             await asyncio.sleep(0.05 * 2**attempt)  # the holder may be starting, or the broker reconnecting
         raise BlobError(f"blob {ref.sha256[:12]} ({ref.size_bytes} bytes) cannot be fetched: {problem}")
+
+    async def _ask(self, subject: str, request: bytes) -> Message:
+        """One of the holders answers. It may hang, or be gone without the broker knowing: when it takes longer than
+        usual another one is asked as well, and the first answer counts. Raises BrokerError."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        patience_s = max(LEAST_PATIENCE_S, 3 * self._usual_s)
+        asked: set[asyncio.Task[Message]] = set()
+        try:
+            while True:
+                if len(asked) < MOST_ASKED:
+                    asked.add(asyncio.create_task(self._request(subject, request)))
+                done, _ = await asyncio.wait(asked, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if task.exception() is None or len(asked) == 1:
+                        self._usual_s += 0.3 * (loop.time() - began_s - self._usual_s)
+                        return task.result()
+                    asked.discard(task)
+                patience_s *= 2
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    async def _request(self, subject: str, request: bytes) -> Message:
+        return await self._broker.request(subject, request, timeout_s=CHUNK_TIMEOUT_S)
 
     async def _on_request(self, message: Message) -> None:
         if not message.reply:

@@ -59,6 +59,7 @@ class Leadership:
         self._subscribed: dict[str, Subscription] = {}
         self._task: asyncio.Task[None] | None = None
         self._fence_task: asyncio.Task[None] | None = None
+        self._catching_up: asyncio.Task[None] | None = None
         self._standby: StandbyHead | None = None
         self._stands_by_since_s = math.inf
         self._pipeline = ""
@@ -117,6 +118,8 @@ class Leadership:
 
     async def stop(self) -> None:
         await self._step_down()
+        if self._catching_up is not None:
+            self._catching_up.cancel()
         for subscription in self._subscribed.values():
             await subscription.unsubscribe()
         self._subscribed.clear()
@@ -130,8 +133,15 @@ class Leadership:
             return
         await self._begin_standby(pipeline, flow)
         head = deployment.route.head
-        if head != self._node and self._standby is not None:
-            self._standby.catch_up(await self._ask(pipeline, head, _WHAT))
+        if head != self._node:
+            # Not awaited: a head that has just died lets its questioner wait, and the next route may come meanwhile.
+            self._catching_up = asyncio.create_task(self._catch_up(pipeline, head), name="standby-head")
+
+    async def _catch_up(self, pipeline: str, head: str) -> None:
+        standby = self._standby
+        entries = await self._ask(pipeline, head, _WHAT)
+        if standby is not None and standby is self._standby:
+            standby.catch_up(entries)
 
     async def _begin_standby(self, pipeline: str, flow: FlowSettings) -> None:
         self._stands_by_since_s = time.monotonic()

@@ -26,6 +26,9 @@ ANSWER_S = 20.0
 AFTER_S = 0.3
 """How long the stream goes on after the heal before anything else is done."""
 
+EARLY_S = 0.05
+"""So long a bridge lasts, about; then the cluster is healed."""
+
 SLOW_MS = 2000.0
 """The logs of a heal that takes longer are kept."""
 
@@ -42,7 +45,8 @@ class Fault:
         technique: of the first answer.
         first_ms, full_ms: to the first answer of a newer epoch, and to the first of those that has technique `none`.
         silence_ms: the longest time without any answer, from the signal to full accuracy.
-        bridge_ms: median latency of answers over the bridge, without frames that waited; None: there is none.
+        bridge_ms: median latency of answers over the bridge, without frames that waited; where there is no bridge, of
+            those within `EARLY_S` of the first answer; None: there is none.
         bridged: answers over the bridge.
         hops: (node, cut) of such an answer.
         record: what the controller's journal says of the failure.
@@ -171,7 +175,8 @@ async def fail(
     document = await cluster.status()
     # Of frames that were sent after the first answer: those before it have waited.
     bridged = [a for a in stream.answers[since:] if a.epoch > epoch and a.technique not in ("none", "")]
-    settled = [a.latency_s for a in bridged if a.sent_s > first.done_s]
+    early = [a for a in stream.answers[since:] if a.epoch > epoch and a.done_s < first.done_s + EARLY_S]
+    settled = [a.latency_s for a in bridged or early if a.sent_s > first.done_s and not a.error]
     return Fault(
         victims=tuple(victims),
         roles=tuple(ready.role(victim) for victim in victims),

@@ -164,6 +164,7 @@ def _repartitions(forced: Sequence[Forced], rows: Sequence[Row], judge: Judge) -
             continue
         load_bytes = max(total // (len(stages) - 1), known[f"stage:{role}"].memory_bytes)
         firsts = [fault.first_ms for fault in faults]
+        latencies = [fault.bridge_ms for fault in faults if fault.bridge_ms is not None] or [row.healthy_ms]
         found.append(
             Forced(
                 role=role,
@@ -173,8 +174,8 @@ def _repartitions(forced: Sequence[Forced], rows: Sequence[Row], judge: Judge) -
                 accuracy=judge.accuracy(stages),
                 accuracy_noise=judge.noise(stages),
                 estimated_latency_ms=max(others),
-                latency_ms=row.healthy_ms,
-                latency_noise_ms=0.0,
+                latency_ms=statistics.median(latencies),
+                latency_noise_ms=_error(latencies),
                 estimated_downtime_ms=Timings().heal_s(load_bytes) * 1e3 + max(others),
                 downtime_ms=statistics.median(firsts),
                 downtime_noise_ms=_error(firsts),
