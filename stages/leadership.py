@@ -38,6 +38,7 @@ from stages.way import Send, Way
 log = structlog.get_logger("understudy.head")
 
 HANDOVER_TIMEOUT_S = 1.0
+QUEUE_TURNS = 3
 
 _HAND_OVER, _WHAT = b"hand over", b"what"
 """Questions to a head: which frames it will finish, when it shall take no more; which it holds."""
@@ -156,13 +157,9 @@ class Leadership:
         await self._stand_by(deployment)
         standby = self._standby
         assert standby is not None  # noqa: S101 - _stand_by made it
-        if previous_head:
-            standby.leave_to_the_other(await self._ask(pipeline, previous_head, _HAND_OVER))
-        try:
-            # What the broker sent to us before is handled before its answer: results that the head put out, and frames.
-            await self._broker.flush(timeout_s=HANDOVER_TIMEOUT_S)
-        except BrokerError as error:
-            log.warning("flush-failed", reason=str(error))
+        finished_there = await self._ask(pipeline, previous_head, _HAND_OVER) if previous_head else []
+        await self._hear_all()
+        standby.leave_to_the_other(finished_there)
         head = self.head or self._make_head(deployment.assignment.flow, pipeline)
         for frame_id, result in standby.results():
             head.remember(frame_id, result)
@@ -176,6 +173,17 @@ class Leadership:
         news = json.dumps({"node": self._node, "epoch": deployment.epoch, "knows": knows}).encode()
         await self._publish(subjects.lead(pipeline), news)
         await self._unsubscribe_stale()
+
+    async def _hear_all(self) -> None:
+        """Have the standby head hear all that the broker sent to us before: results that the head put out, and frames
+        that it has taken."""
+        try:
+            await self._broker.flush(timeout_s=HANDOVER_TIMEOUT_S)
+        except BrokerError as error:
+            log.warning("flush-failed", reason=str(error))
+        # They are in their subscriptions' queues now; let those be emptied.
+        for _ in range(QUEUE_TURNS):
+            await asyncio.sleep(0)
 
     async def _ask(self, pipeline: str, head: str, question: bytes) -> list[bytes]:
         """Which frames the head on another node holds. Asked to hand over, it takes no more from then on, and finishes
