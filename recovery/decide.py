@@ -41,6 +41,7 @@ class Policy:
         join_settle_s: so long a node must have been there before a plan is made for its sake.
         objectives: decide between ways around a failure.
         spare_memory_bytes: most that a node may spend on spares; None: what its stages leave; 0: no spares.
+        heal_after_s: so long a way around a failure is kept before a plan is made.
         standby_head: whether a second node hears every frame, to take over from the head.
     """
 
@@ -50,6 +51,7 @@ class Policy:
     objectives: Objectives = field(default_factory=Objectives)
     spare_memory_bytes: int | None = None
     standby_head: bool = True
+    heal_after_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,17 +148,22 @@ def unheard(state: ClusterState, now_s: float) -> bool:
 def bridge(state: ClusterState, now_s: float) -> Bridge | None:
     """The way around the nodes of the active route that are lost; None: none is, or there is no way but a new plan."""
     gone = lost(state, now_s)
-    if not gone or state.contingency is None:
+    choice = best_way(state, now_s) if gone else None
+    if choice is None or choice.option.technique == "repartition":
+        return None  # frames wait in the head for the new plan
+    return Bridge(lost=gone, choice=choice)
+
+
+def best_way(state: ClusterState, now_s: float) -> Choice | None:
+    """What the contingency says of the nodes that are lost; None: nothing, or nothing can be done."""
+    if state.contingency is None:
         return None
     views = [state.nodes[spec.name] for spec in state.contingency.setup.nodes]
     # One that came (back) after that has nothing loaded of what its contingency counts on, or may not have.
     dead = frozenset(
         view.beat.node for view in views if not is_heard(state, view, now_s) or view.joined_s > state.prepared_at_s
     )
-    choice = state.contingency.answer(dead)
-    if choice is None or choice.option.technique == "repartition":
-        return None  # frames wait in the head for the new plan
-    return Bridge(lost=gone, choice=choice)
+    return state.contingency.answer(dead)
 
 
 def _roll_back(state: ClusterState) -> RollBack | None:
@@ -174,7 +181,7 @@ def _plan(state: ClusterState, policy: Policy, now_s: float) -> MakePlan | None:
         waited = now_s - state.started_s >= policy.settle_s
         return MakePlan(nodes=specs(views)) if len(names) >= policy.expected_nodes or waited else None
     if _is_void(state, views):
-        if _bridge_begins(state, now_s):
+        if _bridge_begins(state, now_s) or _bridge_is_kept(state, policy, now_s):
             return None
         return MakePlan(nodes=specs(views))
     if state.update == "wanted" and state.healthy and not state.draining:
@@ -192,6 +199,11 @@ def _bridge_begins(state: ClusterState, now_s: float) -> bool:
     head = state.nodes[state.active.head].beat
     busy = head.in_flight > 0 or head.active_epoch < state.active_epoch
     return busy and head.answered_epoch < state.active_epoch
+
+
+def _bridge_is_kept(state: ClusterState, policy: Policy, now_s: float) -> bool:
+    bridged = state.active is not None and not state.healthy and not lost(state, now_s)
+    return bridged and now_s - state.active_since_s < policy.heal_after_s
 
 
 def _is_void(state: ClusterState, views: tuple[NodeView, ...]) -> bool:

@@ -30,6 +30,7 @@ from recovery.decide import (
     RollBack,
     Tell,
     TellSpares,
+    best_way,
     bridge,
     decide,
     unheard,
@@ -269,7 +270,8 @@ class RecoveryService:
         names = frozenset(node.name for node in nodes)
         gone = lost(self.state, self._store.now_s)
         if gone:
-            self._failure(gone, self._journal.clock())
+            record = self._failure(gone, self._journal.clock())
+            record.choice = record.choice or best_way(self.state, self._store.now_s)
         if self._candidate is not None and self.state.healthy and self.state.plan and self.state.active:
             self._before_update = self.state.plan, self.state.active
         served = self._candidate or self._served

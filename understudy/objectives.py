@@ -26,6 +26,9 @@ from understudy.quantities import ConfigError, parse_duration, parse_size
 Duration = Annotated[
     float, BeforeValidator(parse_duration), Field(gt=0), PlainSerializer(lambda seconds: f"{seconds * 1e3:g}ms")
 ]
+Wait = Annotated[
+    float, BeforeValidator(parse_duration), Field(ge=0), PlainSerializer(lambda seconds: f"{seconds * 1e3:g}ms")
+]
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -54,6 +57,7 @@ class RecoveryConfig(BaseModel):
     techniques: tuple[str, ...] = CHOICES
     spare_memory: Size | None = None
     standby_head: bool = True
+    heal_after: Wait = 0.0
 
     @field_validator("techniques")
     @classmethod
@@ -85,6 +89,7 @@ class RecoveryConfig(BaseModel):
             objectives=self.objectives(),
             spare_memory_bytes=self.spare_memory,
             standby_head=self.standby_head,
+            heal_after_s=self.heal_after,
         )
 
 

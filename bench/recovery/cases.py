@@ -42,9 +42,13 @@ class Case:
         scores = own_scores(graph, subject.inputs)
         return cls(subject=subject, scores=scores, unseen=unseen, settings=settings, scratch=scratch)
 
-    def cluster(self, nodes: int, *, techniques: tuple[str, ...] | None = None) -> FaultyCluster:
-        """A pipeline of so many nodes with a stage each. `techniques`: those that recovery may use; None: all."""
-        recovery = {} if techniques is None else {"techniques": list(techniques)}
+    def cluster(
+        self, nodes: int, *, techniques: tuple[str, ...] | None = None, heal_after_ms: int = 0
+    ) -> FaultyCluster:
+        """A pipeline of so many nodes with a stage each. `techniques`: those that recovery may use; None: all.
+        `heal_after_ms`: how long a bridge is kept."""
+        recovery: dict[str, Any] = {} if techniques is None else {"techniques": list(techniques)}
+        recovery["heal_after"] = f"{heal_after_ms}ms"
         name = f"bench-{self.subject.name}"
         raw: dict[str, Any] = {"nodes": nodes, "stages": nodes, "pipeline": name, "recovery": recovery}
         config = UpConfig.model_validate({**raw, **self.subject.served})

@@ -77,12 +77,14 @@ class Row:
     Attributes:
         name: for the table.
         techniques: those that recovery was allowed; empty: all.
+        heal_after_ms: how long bridges were kept.
         ready: the healthy state, and what stood by.
         stuck: how often the pipeline did not become healthy again, or did not answer: why.
     """
 
     name: str
     techniques: tuple[Technique, ...]
+    heal_after_ms: int = 0
     faults: list[Fault] = field(default_factory=list)
     stuck: list[str] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
@@ -127,7 +129,8 @@ async def repeat(
     not get there, or does not answer, that is noted, and the rest is done on a new cluster."""
     left = iter(items)
     while (first := next(left, None)) is not None:
-        async with case.cluster(nodes, techniques=row.techniques or None) as cluster:
+        techniques = row.techniques or None
+        async with case.cluster(nodes, techniques=techniques, heal_after_ms=row.heal_after_ms) as cluster:
             try:
                 row.ready = await cluster.ready()
                 async with streaming(case, cluster, rate_per_s, row, own) as stream:
@@ -147,10 +150,11 @@ async def measure_row(
     techniques: tuple[Technique, ...] = (),
     hang: bool = False,
     seed: int = 0,
+    heal_after_ms: int = 0,
 ) -> Row:
     """So many failures of single nodes, each from the same healthy state; the victim rotates over all nodes."""
     chance = random.Random(seed)
-    row = Row(name=name, techniques=techniques)
+    row = Row(name=name, techniques=techniques, heal_after_ms=heal_after_ms)
 
     async def do(cluster: FaultyCluster, stream: Stream, ready: Ready, place: int) -> None:
         victim = list(ready.stages)[place % nodes]

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from bench.recovery.faults import Fault, Row
 from bench.recovery.figures import weights
 from bench.recovery.paths import Judge, parts_on
-from recovery.estimates import Timings
 from recovery.objectives import LEAST_SPAN, Objectives, Weights, choose, rank
 from recovery.options import LABELS, Label, Option
 
@@ -73,7 +72,7 @@ class Hindsight:
 def look_back(rows: Sequence[Row], judge: Judge) -> Hindsight:
     """From the rows of forced techniques."""
     forced = [found for row in rows for found in _of_row(row, judge)]
-    return compare(forced + _repartitions(forced, rows, judge))
+    return compare(forced)
 
 
 def compare(forced: Sequence[Forced]) -> Hindsight:
@@ -116,21 +115,26 @@ def _noise(one: Forced, other: Forced, wanted: Weights) -> float:
 
 def _of_row(row: Row, judge: Judge) -> list[Forced]:
     """One entry for each failure at which the forced technique was there."""
-    if len(row.techniques) != 1 or row.techniques == ("repartition",):
+    if len(row.techniques) != 1 or row.ready is None:
         return []
+    technique = row.techniques[0]
+    known = judge.known(row.ready)
+    stages = [known[f"stage:{first}-{end}"] for first, end in row.ready.stages.values()]
     found = []
     for role, faults in _by_role(row.faults).items():
-        kept = [fault for fault in faults if fault.technique == row.techniques[0] and fault.hops]
+        # A repartition has no bridge: its answers are the healthy ones.
+        kept = [fault for fault in faults if fault.record.get("technique") == technique]
         latencies = [fault.bridge_ms for fault in kept if fault.bridge_ms is not None]
-        estimates = next((e for fault in kept if (e := fault.record.get("estimates"))), None)
-        if not kept or not latencies or estimates is None or row.ready is None:
+        # Of the last one: a controller's estimates learn from each failure.
+        estimates = next((e for fault in reversed(kept) if (e := fault.record.get("estimates"))), None)
+        if not kept or not latencies or estimates is None:
             continue
-        parts = parts_on(kept[-1].hops, row.ready, judge.known(row.ready), judge.blocks)
+        parts = parts_on(kept[-1].hops, row.ready, known, judge.blocks) if kept[-1].hops else stages
         firsts = [fault.first_ms for fault in kept]
         found.append(
             Forced(
                 role=role,
-                technique=_label(row.techniques[0]),
+                technique=_label(technique),
                 times=len(kept),
                 estimated_accuracy=estimates["accuracy"],
                 accuracy=judge.accuracy(parts),
@@ -139,44 +143,6 @@ def _of_row(row: Row, judge: Judge) -> list[Forced]:
                 latency_ms=statistics.median(latencies),
                 latency_noise_ms=_error(latencies),
                 estimated_downtime_ms=estimates["downtime_ms"],
-                downtime_ms=statistics.median(firsts),
-                downtime_noise_ms=_error(firsts),
-            )
-        )
-    return found
-
-
-def _repartitions(forced: Sequence[Forced], rows: Sequence[Row], judge: Judge) -> list[Forced]:
-    """A repartition leaves no estimates in the journal: its accuracy is the healthy one, its latency that of a standby
-    (the same parts run), its downtime what `Timings` says of the bytes that the survivors load."""
-    row = next((row for row in rows if row.techniques == ("repartition",)), None)
-    manifest = judge.bundle.manifest
-    healthy = manifest.held_out or manifest.accuracy
-    if row is None or row.ready is None or healthy is None:
-        return []
-    known = judge.known(row.ready)
-    stages = [known[f"stage:{first}-{end}"] for first, end in row.ready.stages.values()]
-    total = sum(stage.memory_bytes for stage in stages)
-    found = []
-    for role, faults in _by_role(row.faults).items():
-        others = [one.estimated_latency_ms for one in forced if one.role == role]
-        if not others:
-            continue
-        load_bytes = max(total // (len(stages) - 1), known[f"stage:{role}"].memory_bytes)
-        firsts = [fault.first_ms for fault in faults]
-        latencies = [fault.bridge_ms for fault in faults if fault.bridge_ms is not None] or [row.healthy_ms]
-        found.append(
-            Forced(
-                role=role,
-                technique="repartition",
-                times=len(faults),
-                estimated_accuracy=healthy.value,
-                accuracy=judge.accuracy(stages),
-                accuracy_noise=judge.noise(stages),
-                estimated_latency_ms=max(others),
-                latency_ms=statistics.median(latencies),
-                latency_noise_ms=_error(latencies),
-                estimated_downtime_ms=Timings().heal_s(load_bytes) * 1e3 + max(others),
                 downtime_ms=statistics.median(firsts),
                 downtime_noise_ms=_error(firsts),
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -269,3 +270,61 @@ async def test_a_closed_exchange_offers_nothing_any_more(broker: Broker, join: J
     assert not broker._hub._subscriptions  # type: ignore[attr-defined]
     await exchange.offer(ref)
     assert len(broker._hub._subscriptions) == 1  # type: ignore[attr-defined]
+
+
+# ---- holders that hang -----------------------------------------------------------------------------------------------
+
+
+class Holders:
+    """All who hold a blob, as the broker's queue group shows them: of so many requests one goes to a holder that hangs.
+    Deterministic, unlike the group itself."""
+
+    def __init__(self, broker: Broker, data: bytes, *, hung: Callable[[int], bool]) -> None:
+        self._broker = broker
+        self._data = data
+        self._hung = hung
+        self.asked = 0
+
+    async def __call__(self, message: Message) -> None:
+        self.asked += 1
+        if not self._hung(self.asked - 1):
+            request = msgpack.unpackb(message.data)
+            end = request["offset"] + request["length"]
+            await self._broker.publish(message.reply, self._data[request["offset"] : end])
+
+
+async def test_a_holder_that_never_answers_holds_up_no_fetch(broker: Broker, join: Join) -> None:
+    data = DATA[:1000]
+    ref = ref_of(data)
+    holders = Holders(broker, data, hung=lambda number: number == 0)
+    await broker.subscribe(subjects.blob(ref.sha256), holders, queue="holders")
+    began = time.monotonic()
+    assert await join(None).get(ref) == data
+    assert time.monotonic() - began < 2
+    assert holders.asked == 2
+
+
+async def test_a_second_holder_that_hangs_as_well_holds_up_no_fetch(broker: Broker, join: Join) -> None:
+    data = DATA[:1000]
+    ref = ref_of(data)
+    holders = Holders(broker, data, hung=lambda number: number < 2)
+    await broker.subscribe(subjects.blob(ref.sha256), holders, queue="holders")
+    began = time.monotonic()
+    assert await join(None).get(ref) == data
+    assert time.monotonic() - began < 3
+    assert holders.asked == 3
+
+
+async def test_a_holder_that_hangs_makes_nobody_more_patient_with_it(tmp_path: Path) -> None:
+    """Half of the requests go to a holder that hangs: chunk after chunk is as late as the first, and not later."""
+    small = await MemoryBroker.connect(parse_broker_url("memory://hung"), max_payload_bytes=1000)
+    data = DATA[:30_000]  # 60 chunks, four at a time
+    ref = ref_of(data)
+    holders = Holders(small, data, hung=lambda number: number % 2 == 0)
+    await small.subscribe(subjects.blob(ref.sha256), holders, queue="holders")
+    exchange = BlobExchange(small, BlobStore(tmp_path))
+    began = time.monotonic()
+    assert await exchange.get(ref) == data
+    assert time.monotonic() - began < 5
+    await exchange.close()
+    await small.close()
