@@ -6,20 +6,8 @@ from dataclasses import dataclass, field
 
 from planner.cluster import NodeSpec
 from recovery.objectives import Choice, Objectives
-from recovery.state import (
-    ClusterState,
-    NodeView,
-    SparesKey,
-    alive,
-    is_heard,
-    loaded_spares,
-    lost,
-    members,
-    serves_already,
-    specs,
-    told,
-    usable,
-)
+from recovery.queries import alive, loaded_spares, lost, members, serves_already, specs, told, usable
+from recovery.state import ClusterState, NodeView, SparesKey, is_heard
 
 FIRST_ANSWER_S = 0.15
 """So long a way around a failure is left alone, unless it has answered."""

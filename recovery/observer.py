@@ -15,9 +15,10 @@ from broker.port import Broker, Message
 from broker.presence import NodeProcess, watch_presence
 from recovery.journal import Journal
 from recovery.liveness import OwnClock
+from recovery.queries import lost
 from recovery.rates import RateMeter
 from recovery.speeds import SpeedMeter
-from recovery.state import Gone, Heard, Left, Pulsed, lost
+from recovery.state import Gone, Heard, Left, Pulsed
 from recovery.store import Store
 
 log = structlog.get_logger("understudy.controller")

@@ -20,9 +20,10 @@ from recovery.messenger import Messenger
 from recovery.model import Served
 from recovery.observer import Observer
 from recovery.options import stages_of
+from recovery.queries import loaded_spares, specs, usable
 from recovery.routes import part_ref
 from recovery.spares import place_spares
-from recovery.state import CatalogueGrew, Prepared, SparesPlaced, Told, loaded_spares, specs, usable
+from recovery.state import CatalogueGrew, Prepared, SparesPlaced, Told
 from recovery.store import Store
 
 REFRESH_S = 3.0

@@ -41,6 +41,7 @@ from recovery.messenger import Messenger
 from recovery.model import ModelSource, Planner, Served, UpdateError
 from recovery.observer import TICK_S, Observer
 from recovery.options import Placed, stages_of
+from recovery.queries import choose_head, choose_standby_head, lost, next_epoch, standby_besides
 from recovery.readiness import Readiness
 from recovery.reporter import Reporter
 from recovery.routes import bridge_route, plan_route
@@ -55,11 +56,6 @@ from recovery.state import (
     Told,
     UpdateDropped,
     UpdateWanted,
-    choose_head,
-    choose_standby_head,
-    lost,
-    next_epoch,
-    standby_besides,
 )
 from recovery.status import status
 from recovery.store import Store

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, assert_never
 
 from broker.control import Beat, Bye, Route
-from planner.cluster import NodeSpec
 from planner.plan import Plan
 from recovery.contingency import Contingency
 from recovery.liveness import PULSE_DETECTOR, DetectorSettings, Pulse, beat, first_beat, gone, is_alive
@@ -307,109 +306,6 @@ def apply(state: ClusterState, event: Event) -> ClusterState:
 def is_heard(state: ClusterState, view: NodeView, now_s: float) -> bool:
     """Whether a node is alive as far as can be heard."""
     return not view.left and is_alive(view.pulse, now_s, _detector(state, pulsing=view.pulsing))
-
-
-def alive(state: ClusterState, now_s: float) -> tuple[NodeView, ...]:
-    """The nodes that are alive and work for this pipeline or for none, in order of their names."""
-    return tuple(
-        view
-        for _, view in sorted(state.nodes.items())
-        if is_heard(state, view, now_s) and view.beat.pipeline in ("", state.pipeline)
-    )
-
-
-def usable(state: ClusterState, now_s: float) -> tuple[NodeView, ...]:
-    """The alive nodes that can be planned with: they have not failed to load a part since they started, and do not want
-    to leave."""
-    return tuple(
-        view for view in alive(state, now_s) if view.beat.incarnation not in state.broken and not view.beat.leaving
-    )
-
-
-def specs(views: tuple[NodeView, ...]) -> tuple[NodeSpec, ...]:
-    """Nodes as the planner sees them."""
-    return tuple(NodeSpec(name=view.beat.node, memory_bytes=view.beat.memory_bytes or None) for view in views)
-
-
-def next_epoch(state: ClusterState) -> int:
-    """Nodes may have served an earlier controller of this pipeline: epochs go on from theirs."""
-    served = (view.beat.assigned_epoch for view in state.nodes.values() if view.beat.pipeline == state.pipeline)
-    return max((state.epoch, *served)) + 1
-
-
-def members(state: ClusterState) -> tuple[str, ...]:
-    """The nodes that the newest plan's route needs."""
-    return () if state.route is None else tuple(sorted(state.route.nodes))
-
-
-def told(state: ClusterState, now_s: float) -> tuple[NodeView, ...]:
-    """The nodes that must know the newest plan's route: its members, and the standby head's node while it is alive."""
-    if state.route is None:
-        return ()
-    names = set(members(state))
-    standby = state.nodes.get(state.route.standby_head)
-    if standby is not None and is_heard(state, standby, now_s):
-        names.add(standby.beat.node)
-    return tuple(state.nodes[name] for name in sorted(names))
-
-
-def loaded_spares(state: ClusterState, now_s: float) -> tuple[Placed, ...]:
-    """Those of the spares that nodes say they have, on nodes that are alive. A node that has not been told of the
-    newest ones yet will keep those of them that it has."""
-    there = {
-        view.beat.node: view.beat.spares for view in alive(state, now_s) if view.beat.spares_epoch >= state.spares_floor
-    }
-    return tuple(spot for spot in state.spares if spot.part.name in there.get(spot.node, ()))
-
-
-def is_prepared(state: ClusterState, now_s: float) -> bool:
-    """Whether the next failure is decided, with every spare loaded that shall be."""
-    if state.route is None or not state.healthy or state.spares_for < state.route.epoch:
-        return False
-    wanted = frozenset((spot.node, spot.part.name) for spot in state.spares)
-    key = (state.active_epoch, state.spares_epoch, wanted)
-    return state.prepared_for == key and len(loaded_spares(state, now_s)) == len(state.spares)
-
-
-def lost(state: ClusterState, now_s: float) -> frozenset[str]:
-    """The nodes that the active route needs and that are not alive."""
-    if state.active is None:
-        return frozenset()
-    living = {view.beat.node for view in alive(state, now_s)}
-    return state.active.nodes - living
-
-
-def choose_head(state: ClusterState, plan: Plan, now_s: float) -> str:
-    """The node that hosts the head: the one that does so now, since it holds the frames in flight; where that is gone,
-    or wants to leave, the standby head's, which knows them too; else the first stage's, so that a frame's first hop
-    needs no broker."""
-    views = {view.beat.node: view for view in usable(state, now_s)}
-    if state.active is not None:
-        candidates = [state.active.head, state.active.standby_head]
-    else:  # another controller may have served before this one
-        candidates = [name for name, view in views.items() if view.beat.is_head]
-    return next((name for name in candidates if name in views), plan.stages[0].node)
-
-
-def serves_already(state: ClusterState, now_s: float) -> bool:
-    """Whether another controller served before this one, and its route still does."""
-    return state.active is None and any(view.beat.is_head and view.beat.active_epoch for view in alive(state, now_s))
-
-
-def choose_standby_head(state: ClusterState, plan: Plan, head: str, now_s: float) -> str:
-    """A node to take over from the head: the one that stands by already, else the next of the plan; empty: none."""
-    if state.active is not None and state.active.standby_head not in ("", head):
-        names = {view.beat.node for view in usable(state, now_s)}
-        if state.active.standby_head in names:
-            return state.active.standby_head
-    return next((node for node in plan.nodes if node != head), "")
-
-
-def standby_besides(state: ClusterState, head: str, now_s: float) -> str:
-    """A node to take over from this head on the way around a failure: the one that stands by, while it is alive."""
-    names = [view.beat.node for view in usable(state, now_s) if view.beat.node != head]
-    standby = "" if state.active is None else state.active.standby_head
-    return standby if standby in names else next(iter(names), "")
 
 
 def _detector(state: ClusterState, *, pulsing: bool) -> DetectorSettings:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from recovery.state import ClusterState, NodeView, alive, is_prepared, members
+from recovery.queries import alive, is_prepared, members
+from recovery.state import ClusterState, NodeView
 
 
 def status(state: ClusterState, broker_url: str, frames_per_s: float, now_s: float) -> dict[str, Any]:

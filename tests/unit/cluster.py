@@ -29,6 +29,7 @@ from recovery.decide import (
     unheard,
 )
 from recovery.options import stages_of
+from recovery.queries import choose_head, choose_standby_head, loaded_spares, next_epoch, specs, usable
 from recovery.routes import bridge_route, plan_route
 from recovery.service import BETTER
 from recovery.spares import place_spares, standbys
@@ -47,12 +48,6 @@ from recovery.state import (
     SparesPlaced,
     Told,
     apply,
-    choose_head,
-    choose_standby_head,
-    loaded_spares,
-    next_epoch,
-    specs,
-    usable,
 )
 from tests.unit.builders import BLOB, beat, part_ref
 from tests.unit.recovery_cases import CHAIN, ESTIMATES

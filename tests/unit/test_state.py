@@ -12,6 +12,17 @@ from hypothesis import strategies as st
 from broker.control import Bye
 from planner.plan import Plan, Stage
 from recovery.contingency import prepare
+from recovery.queries import (
+    alive,
+    choose_head,
+    choose_standby_head,
+    loaded_spares,
+    lost,
+    members,
+    next_epoch,
+    told,
+    usable,
+)
 from recovery.state import (
     Activated,
     ClusterState,
@@ -27,16 +38,7 @@ from recovery.state import (
     Pulsed,
     SparesPlaced,
     Told,
-    alive,
     apply,
-    choose_head,
-    choose_standby_head,
-    loaded_spares,
-    lost,
-    members,
-    next_epoch,
-    told,
-    usable,
 )
 from tests.unit.builders import beat, route
 from tests.unit.recovery_cases import EXIT, STANDBY, make_setup
@@ -285,11 +287,14 @@ def test_spares_are_loaded_where_living_nodes_say_so() -> None:
     assert loaded_spares(state, 60.0) == ()
 
 
-def test_what_a_node_had_loaded_when_it_was_last_told_does_not_count_after_the_spares_were_placed_anew() -> None:
-    placed = SparesPlaced(spares=(STANDBY,), plan_epoch=1)
-    state = after(heard("c"), placed)
-    state = after(heard("c", spares=(STANDBY.part.name,), spares_epoch=state.spares_epoch), placed, state=state)
-    assert loaded_spares(state, 0.0) == ()
+def test_of_what_a_node_has_loaded_counts_what_it_is_to_keep() -> None:
+    before = after(heard("c"), SparesPlaced(spares=(STANDBY,), plan_epoch=1))
+    loaded = heard("c", spares=(STANDBY.part.name,), spares_epoch=before.spares_epoch)
+    kept = after(loaded, SparesPlaced(spares=(STANDBY,), plan_epoch=2), state=before)
+    assert loaded_spares(kept, 0.0) == (STANDBY,)
+    other = replace(STANDBY, part=replace(STANDBY.part, end_block=5))
+    replaced = after(loaded, SparesPlaced(spares=(other,), plan_epoch=2), state=before)
+    assert loaded_spares(replaced, 0.0) == ()
 
 
 def test_spares_have_numbers_above_those_that_nodes_were_told_by_an_earlier_controller() -> None:
