@@ -182,7 +182,7 @@ class Demo:
                 await asyncio.sleep(AFTER_S)
                 await self._forbid_standbys()
             self.now = "spares are being loaded"
-            await self._until(self._is_ready, READY_S)
+            await self._until_prepared(READY_S)
             self.now = ""
             await asyncio.sleep(max(0.0, share * script.seconds - self.elapsed_s))
             await self._fail()
@@ -217,12 +217,12 @@ class Demo:
                 while not wanted():  # noqa: ASYNC110 - what is wanted is seen in many places
                     await asyncio.sleep(LOOK_S)
 
-    def _is_ready(self) -> bool:
-        try:
-            log = self._cluster.children["controller"].log_path.read_text(errors="replace")
-        except OSError:
-            return False
-        return spares_are_ready(log.splitlines())
+    async def _until_prepared(self, within_s: float) -> None:
+        """The controller has decided about the next failure, with every spare loaded; or the time is up."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while not (await self._cluster.status() or {}).get("prepared"):  # noqa: ASYNC110 - it is asked for
+                    await asyncio.sleep(LOOK_S)
 
     async def _ask_controller(self) -> None:
         """What the controller noted of each outage."""
@@ -239,30 +239,6 @@ def victim(document: Mapping[str, Any]) -> str | None:
     working.sort(key=lambda node: node["stages"][0][0])
     candidates = [node["name"] for node in working if not node["head"]]
     return candidates[(len(candidates) - 1) // 2] if candidates else None
-
-
-def spares_are_ready(log: Sequence[str]) -> bool:
-    """Whether the controller has worked out what to do about each failure with all spares that it placed.
-
-    Args:
-        log: the lines of its log, as JSON.
-    """
-    placed: int | None = None
-    ready = False
-    for line in log:
-        try:
-            entry = json.loads(line)
-            match entry["event"]:
-                case "controller-started" | "activated" | "bridged":
-                    placed, ready = None, False
-                case "spares-placed":
-                    placed = len(entry["spares"])
-                    ready = placed == 0
-                case "prepared":
-                    ready = placed is not None and entry["spares"] >= placed
-        except (ValueError, KeyError, TypeError):
-            continue  # what another program wrote
-    return ready
 
 
 def stage_lines(document: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 from collections import Counter
@@ -134,20 +133,8 @@ class Running:
         return document
 
     async def ready_for_a_failure(self) -> None:
-        """Wait until all spares are loaded and what to do about each failure is decided; the log alone says so."""
-
-        async def look() -> dict[str, int]:
-            [log] = self.folder.rglob("controller.log")
-            seen = {"placed": -1, "loaded": 0}
-            for line in log.read_text().splitlines():
-                entry = json.loads(line) if line.startswith("{") else {}
-                if entry.get("event") == "spares-placed":
-                    seen = {"placed": len(entry["spares"]), "loaded": 0}
-                if entry.get("event") == "prepared":
-                    seen["loaded"] = entry["spares"]
-            return seen
-
-        await eventually(look, lambda seen: seen["placed"] == seen["loaded"], within_s=SOON_S, what="loaded spares")
+        """Wait until all spares are loaded and what to do about each failure is decided."""
+        await eventually(self.status, lambda found: found.get("prepared"), within_s=SOON_S, what="loaded spares")
 
     @property
     def order(self) -> list[str]:

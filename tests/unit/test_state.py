@@ -16,6 +16,7 @@ from recovery.queries import (
     alive,
     choose_head,
     choose_standby_head,
+    is_prepared,
     loaded_spares,
     lost,
     members,
@@ -295,6 +296,18 @@ def test_of_what_a_node_has_loaded_counts_what_it_is_to_keep() -> None:
     other = replace(STANDBY, part=replace(STANDBY.part, end_block=5))
     replaced = after(loaded, SparesPlaced(spares=(other,), plan_epoch=2), state=before)
     assert loaded_spares(replaced, 0.0) == ()
+
+
+def test_it_is_prepared_when_every_spare_that_was_placed_is_loaded_and_reckoned_with() -> None:
+    state = after(heard("a"), *active("a"), heard("c"))
+    assert not is_prepared(state, 0.0)
+    placed = after(SparesPlaced(spares=(STANDBY,), plan_epoch=1), state=state)
+    assert not is_prepared(placed, 0.0)
+    loaded = after(heard("c", spares=(STANDBY.part.name,), spares_epoch=placed.spares_epoch), state=placed)
+    assert not is_prepared(loaded, 0.0)
+    for spares, wanted in ((frozenset[tuple[str, str]](), False), (frozenset({("c", STANDBY.part.name)}), True)):
+        key = (1, loaded.spares_epoch, spares)
+        assert is_prepared(after(Prepared(contingency=None, prepared_for=key, now_s=0.0), state=loaded), 0.0) is wanted
 
 
 def test_spares_have_numbers_above_those_that_nodes_were_told_by_an_earlier_controller() -> None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from understudy.demo import Outcome, spares_are_ready, stage_lines, victim
+from understudy.demo import Outcome, stage_lines, victim
 from understudy.demoview import outage_line, summary_view
 from understudy.result import Result
 from understudy.timeline import Outage, Timeline, bins, rolling_accuracy
@@ -141,31 +141,3 @@ def test_there_is_nobody_to_kill_where_the_head_is_alone() -> None:
 
 def test_the_stages_are_listed_in_their_order() -> None:
     assert stage_lines({"nodes": [node("b", 2), node("a", 0)]}) == ["a: blocks 0-1", "b: blocks 2-3"]
-
-
-def entries(*events: dict[str, object] | str) -> list[str]:
-    return [event if isinstance(event, str) else json.dumps(event) for event in events]
-
-
-PLACED, PREPARED = {"event": "spares-placed", "spares": ["x", "y"]}, {"event": "prepared", "spares": 2}
-
-
-def test_spares_are_ready_when_all_that_were_placed_are_reckoned_with() -> None:
-    assert spares_are_ready(entries({"event": "activated"}, PLACED, {"event": "prepared", "spares": 1}, PREPARED))
-    assert spares_are_ready(entries({"event": "spares-placed", "spares": []}))
-
-
-@pytest.mark.parametrize(
-    "log",
-    [
-        [],
-        ["not JSON", "[]", "3"],
-        entries(PREPARED),
-        entries(PLACED, {"event": "prepared", "spares": 1}),
-        entries(PLACED, PREPARED, {"event": "bridged"}),
-        entries(PLACED, PREPARED, {"event": "activated"}, PREPARED),
-        entries(PLACED, PREPARED, {"event": "controller-started"}),
-    ],
-)
-def test_spares_are_not_ready_before(log: list[str]) -> None:
-    assert not spares_are_ready(log)
