@@ -72,7 +72,8 @@ class Lease:
 
     async def release(self) -> None:
         """Let the next one have it at once. Raises BrokerError."""
-        if self._sequence:
+        # Only while it is ours: the renewal before tells.
+        if self._sequence and await self.renew():
             await self._ask(f"$JS.API.STREAM.PURGE.KV_{BUCKET}", json.dumps({"filter": self._subject}).encode())
             self._sequence = 0
 
@@ -83,6 +84,7 @@ class Lease:
             self._sequence = int(answer["seq"])
             return True
         if error.get("err_code") == _WRONG_SEQUENCE:
+            self._sequence = 0
             return False
         raise BrokerError(f"{self._broker.url} does not keep the lease: {error.get('description')}")
 

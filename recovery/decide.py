@@ -236,7 +236,11 @@ def _roll_out(state: ClusterState, now_s: float) -> Tell | Announce | Retire | N
 
 
 def _is_drained(state: ClusterState, now_s: float) -> bool:
-    """Whether all heads, the one before included, have switched and hold nothing of an older epoch."""
+    """Whether the head leads, and all heads, the one before included, have switched and hold nothing that is older."""
+    assert state.active is not None  # noqa: S101 - what is drained was active
+    head = state.nodes[state.active.head].beat
+    if not head.is_head or head.active_epoch < state.active_epoch:
+        return False  # the one before must stay until it was asked what it will finish
     return all(
         view.beat.active_epoch >= state.active_epoch and not 0 < view.beat.oldest_epoch < state.active_epoch
         for view in alive(state, now_s)

@@ -31,7 +31,7 @@ CONCURRENT_CHUNKS = 4
 ATTEMPTS = 5
 CHUNK_TIMEOUT_S = 5.0
 LEAST_PATIENCE_S = 0.1
-MOST_ASKED = 3
+MOST_ASKED = 6
 """Holders that are asked for one chunk at the same time, at most."""
 
 WITHDRAW_S = 0.2
@@ -221,8 +221,6 @@ class BlobExchange:
     async def _ask(self, subject: str, request: bytes) -> Message:
         """One of the holders answers. It may hang, or be gone without the broker knowing: when it takes longer than
         usual another one is asked as well, and the first answer counts. Raises BrokerError."""
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
         patience_s = max(LEAST_PATIENCE_S, 3 * self._usual_s)
         asked: set[asyncio.Task[Message]] = set()
         try:
@@ -232,7 +230,6 @@ class BlobExchange:
                 done, _ = await asyncio.wait(asked, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     if task.exception() is None or len(asked) == 1:
-                        self._usual_s += 0.3 * (loop.time() - began_s - self._usual_s)
                         return task.result()
                     asked.discard(task)
                 patience_s *= 2
@@ -242,7 +239,11 @@ class BlobExchange:
             await asyncio.gather(*asked, return_exceptions=True)
 
     async def _request(self, subject: str, request: bytes) -> Message:
-        return await self._broker.request(subject, request, timeout_s=CHUNK_TIMEOUT_S)
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        answer = await self._broker.request(subject, request, timeout_s=CHUNK_TIMEOUT_S)
+        self._usual_s += 0.3 * (loop.time() - began_s - self._usual_s)
+        return answer
 
     async def _on_request(self, message: Message) -> None:
         if not message.reply:

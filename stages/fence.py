@@ -45,7 +45,13 @@ class Fence:
     async def passes(self) -> bool:
         """Whether this node may answer as the head; waits for the controller's word after a pause."""
         self._look()
-        return self._asking is None or await asyncio.shield(self._asking)
+        while (asking := self._asking) is not None:
+            if not await asyncio.shield(asking):
+                return False
+            self._look()  # a yes from before another pause is not enough
+            if self._asking is asking:
+                self._asking = None
+        return True
 
     def _look(self) -> None:
         now = self._clock()
@@ -56,6 +62,7 @@ class Fence:
 
     async def _ask(self) -> bool:
         confirmed = await self._confirm()
+        self._look()
         if confirmed and self._asking is asyncio.current_task():
             self._asking = None
         return confirmed

@@ -39,7 +39,7 @@ RSS_EVERY_S = 1.0
 CONFIRM_S = 1.0
 """How long a head that was paused waits for the controller's word."""
 
-LEAVE_S = 10.0
+LEAVE_S = 8.0
 """How long a node that wants to stop waits for the pipeline to go on without it."""
 
 ALONE_S = 5.0

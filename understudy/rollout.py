@@ -111,7 +111,7 @@ class Rollout:
         try:
             async with self._lock:
                 document = {"epoch": await self._roll_out(bytes(message.data))}
-        except UnderstudyError as error:
+        except (UnderstudyError, OSError) as error:
             log.error("update-refused", reason=str(error))
             document = {"error": str(error)}
         if message.reply:

@@ -48,8 +48,16 @@ class Term:
         """Whether the lease is ours. Without leases nobody can tell: False."""
         if self._lease is None:
             return False
-        self._held = self._held or await self._lease.try_acquire()
+        self._held = self._held or await self._acquire(self._lease)
         return self._held
+
+    async def _acquire(self, lease: Lease) -> bool:
+        try:
+            return await lease.try_acquire()
+        except NoRespondersError:
+            # The bucket is gone: the server was started anew.
+            await lease.prepare()
+            return await lease.try_acquire()
 
     async def begin(self) -> None:
         """Wait for the lease."""
@@ -104,9 +112,7 @@ class Term:
         try:
             return await lease.renew() or await lease.try_acquire()
         except NoRespondersError:
-            # The bucket is gone: the server was started anew.
-            await lease.prepare()
-            return await lease.try_acquire()
+            return await self._acquire(lease)
 
     async def _give_back(self, lease: Lease) -> None:
         try:

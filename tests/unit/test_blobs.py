@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import time
@@ -323,8 +324,9 @@ async def test_a_holder_that_hangs_makes_nobody_more_patient_with_it(tmp_path: P
     holders = Holders(small, data, hung=lambda number: number % 2 == 0)
     await small.subscribe(subjects.blob(ref.sha256), holders, queue="holders")
     exchange = BlobExchange(small, BlobStore(tmp_path))
-    began = time.monotonic()
-    assert await exchange.get(ref) == data
-    assert time.monotonic() - began < 5
-    await exchange.close()
-    await small.close()
+    try:
+        async with asyncio.timeout(5):
+            assert await exchange.get(ref) == data
+    finally:
+        await exchange.close()
+        await small.close()

@@ -27,9 +27,11 @@ class Controller:
 
     def __init__(self) -> None:
         self.questions: list[asyncio.Future[bool]] = []
+        self.was_asked = asyncio.Event()
 
     async def __call__(self) -> bool:
         self.questions.append(asyncio.get_running_loop().create_future())
+        self.was_asked.set()
         return await self.questions[-1]
 
 
@@ -151,8 +153,7 @@ async def test_a_pause_is_seen_by_the_watch_before_anybody_wants_to_answer(
         await settle()
         clock.now_s += LONG_S
         async with asyncio.timeout(WAIT_S):
-            while not controller.questions:
-                await asyncio.sleep(0)
+            await controller.was_asked.wait()
         assert len(controller.questions) == 1
     finally:
         watch.cancel()
