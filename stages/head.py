@@ -98,8 +98,11 @@ class Head:
 
     @property
     def oldest_epoch(self) -> int:
-        """The oldest epoch that a frame in flight was sent on; 0: none is in flight."""
-        return min((frame.epoch for frame in self._ledger.held.values()), default=0)
+        """The oldest epoch that a frame was sent on, or will be if it waits still; 0: there is none."""
+        epochs = {frame.epoch for frame in self._ledger.held.values()}
+        if self._taken or self._ledger.waiting:
+            epochs.add(self._epoch)
+        return min(epochs, default=0)
 
     @property
     def idle(self) -> bool:
