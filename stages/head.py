@@ -260,6 +260,7 @@ class Head:
             replies=[arrival.reply],
             accepted_s=arrival.accepted_s,
             sent_s=time.perf_counter(),
+            epoch=self._epoch,
         )
         self._ledger.hold(frame)
         return frame
