@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -146,9 +146,18 @@ class MemoryBroker:
         reply: str = "",
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._send(subject, parts, reply, headers)
+        self._hub.deliver(self._message(subject, parts, reply, headers))
         # A publisher in a loop would otherwise never let the handlers run.
         await asyncio.sleep(0)
+
+    async def publish_now(self, messages: Sequence[tuple[str, Buffer]], condition: Callable[[], bool]) -> bool:
+        outgoing = [self._message(subject, data, "", None) for subject, data in messages]
+        await asyncio.sleep(0)
+        if not condition():
+            return False
+        for message in outgoing:
+            self._hub.deliver(message)
+        return True
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> MemorySubscription:
         self._check_open()
@@ -174,7 +183,7 @@ class MemoryBroker:
         inbox = self.new_inbox()
         subscription = await self.subscribe(inbox, take)
         try:
-            if self._send(subject, parts, inbox, headers) == 0:
+            if self._hub.deliver(self._message(subject, parts, inbox, headers)) == 0:
                 raise NoRespondersError(f"nobody listens to '{subject}'")
             async with asyncio.timeout(timeout_s):
                 return await answer
@@ -207,16 +216,16 @@ class MemoryBroker:
             with contextlib.suppress(KeyError):
                 del self._hubs[self._name]
 
-    def _send(
+    def _message(
         self, subject: str, parts: Buffer | Sequence[Buffer], reply: str, headers: Mapping[str, str] | None
-    ) -> int:
+    ) -> Message:
         self._check_open()
         if not subject or _SPACE.search(subject) or _SPACE.search(reply):
             raise BrokerError(f"'{subject}' is not a subject")
         data = bytes(parts) if isinstance(parts, BUFFER_TYPES) else b"".join(parts)
         if len(data) > self._max_payload_bytes:
             raise PayloadTooLargeError(subject, len(data), self._max_payload_bytes)
-        return self._hub.deliver(Message(subject=subject, data=data, reply=reply, headers=clean_headers(headers)))
+        return Message(subject=subject, data=data, reply=reply, headers=clean_headers(headers))
 
     def _check_open(self) -> None:
         if self._closed:

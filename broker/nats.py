@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -110,6 +110,13 @@ class NatsBroker:
             await self._client.publish_parts(subject, views, reply=reply, headers=headers)
         except (nats_errors.Error, OutboundBufferFullError) as error:
             raise translate(error, url=self.url, subject=subject) from error
+
+    async def publish_now(self, messages: Sequence[tuple[str, Buffer]], condition: Callable[[], bool]) -> bool:
+        self._check_open()
+        try:
+            return await self._client.publish_now(messages, condition)
+        except nats_errors.Error as error:
+            raise translate(error, url=self.url, subject=messages[0][0]) from error
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> NatsSubscription:
         self._check_open()

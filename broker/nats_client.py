@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, cast
 
@@ -64,12 +64,9 @@ class NatsClient(Client):
         Raises:
             PayloadTooLargeError, OutboundBufferFullError, nats.errors.Error
         """
-        if not subject or _SPACE.search(subject) or (reply and _SPACE.search(reply)):
-            raise nats_errors.BadSubjectError
         header = encode_headers(clean_headers(headers)) if headers else b""
         size = _size(parts[0]) if len(parts) == 1 else sum(map(_size, parts))
-        if len(header) + size > self.max_payload:  # the server counts headers too
-            raise PayloadTooLargeError(subject, len(header) + size, self.max_payload)
+        self._check(subject, reply, len(header) + size)  # the server counts headers too
         if self.fast is None:
             await self.publish(subject, b"".join(parts), reply=reply, headers=dict(headers) if headers else None)
             return
@@ -89,6 +86,28 @@ class NatsClient(Client):
         self.stats["out_bytes"] += size
         if self._flushes.empty():
             await self._flush_pending()
+
+    async def publish_now(self, messages: Sequence[tuple[str, Buffer]], condition: Callable[[], bool]) -> bool:
+        """Write to the socket at once: see `broker.port.Broker.publish_now`."""
+        command: list[Buffer] = []
+        for subject, data in messages:
+            self._check(subject, "", _size(data))
+            command += _command(subject, "", b"", (data,), _size(data))
+        while self.is_connected and self._pending_data_size > BACKPRESSURE_BYTES:
+            await self._written()
+        if not self.is_connected or not condition():
+            return False
+        if self.fast is None:
+            for subject, data in messages:
+                await self.publish(subject, bytes(data))
+            await self._written()
+            return bool(self.is_connected)
+        # What was published before goes first, as nats-py's flusher would send it.
+        before, self._pending, self._pending_data_size = self._pending, [], 0
+        self.fast.writelines([*before, *command])
+        self.stats["out_msgs"] += len(messages)
+        self.stats["out_bytes"] += sum(_size(data) for _, data in messages)
+        return True
 
     async def request_parts(
         self, subject: str, parts: Sequence[Buffer], *, timeout_s: float, headers: Mapping[str, str] | None
@@ -142,6 +161,12 @@ class NatsClient(Client):
         for future in self._waiting:
             if not future.done():
                 future.set_result(None)
+
+    def _check(self, subject: str, reply: str, size: int) -> None:
+        if not subject or _SPACE.search(subject) or (reply and _SPACE.search(reply)):
+            raise nats_errors.BadSubjectError
+        if size > self.max_payload:
+            raise PayloadTooLargeError(subject, size, self.max_payload)
 
     @property
     def _flushes(self) -> asyncio.Queue[asyncio.Future[Any]]:

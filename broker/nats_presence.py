@@ -30,6 +30,9 @@ WHO = "$SYS.REQ.SERVER.PING.IDZ"
 """Answered to the system account alone; the list is also given to others, cut down to what is theirs."""
 
 START_TIMEOUT_S = 2.0
+CUT_OFF_TIMEOUT_S = 0.05
+"""The server answers in less than a millisecond; a failure is not kept waiting for one that does not."""
+
 _LIST_REQUEST = json.dumps({"limit": 8192}).encode()
 CLOSED_REMEMBERED = 8192
 
@@ -79,6 +82,9 @@ class Connections:
         del self._open[event.process]
         return True
 
+    def data_connection(self, process: NodeProcess) -> ConnectionId | None:
+        return self._open.get(process, {}).get(process.connection_name)
+
     def forget(self) -> None:
         """Nothing is known any longer."""
         self._open.clear()
@@ -117,6 +123,21 @@ class NatsPresence:
     @property
     def active(self) -> bool:
         return self._broker.connected and self._answered
+
+    async def cut_off(self, process: NodeProcess) -> bool:
+        connection = self._connections.data_connection(process)
+        if connection is None:
+            return False
+        server, number = connection
+        try:
+            answer = await self._broker.request(
+                f"$SYS.REQ.SERVER.{server}.KICK", json.dumps({"cid": number}).encode(), timeout_s=CUT_OFF_TIMEOUT_S
+            )
+            refused = "error" in json.loads(bytes(answer.data))
+        except (BrokerError, ValueError, TypeError) as error:
+            _log.warning("node-not-cut-off", node=process.node, reason=str(error))
+            return False
+        return not refused
 
     async def close(self) -> None:
         for task in self._asking:

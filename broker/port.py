@@ -68,6 +68,22 @@ class Broker(Protocol):
             BrokerError: not connected, and the outbound buffer is full.
         """
 
+    async def publish_now(self, messages: Sequence[tuple[str, Buffer]], condition: Callable[[], bool]) -> bool:
+        """Hand messages (subject, payload) to the system's socket, all in one step, or none of them.
+
+        Unlike what `publish` takes, nothing of them waits in this process: they cannot come out later, after a pause of
+        the process or on another connection, when they are not true any more.
+
+        Args:
+            condition: asked right before they go.
+
+        Returns:
+            Whether they went: not while the connection is down, nor where the condition does not hold.
+
+        Raises:
+            PayloadTooLargeError, BrokerClosedError: see `publish`.
+        """
+
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """Receive messages of `subject` (NATS wildcards `*` and `>`).
 

@@ -37,6 +37,11 @@ class NodeProcess:
     node: str
     incarnation: str
 
+    @property
+    def connection_name(self) -> str:
+        """Of its data connection."""
+        return connection_name(self.node, self.incarnation)
+
 
 OnGone = Callable[[NodeProcess], None]
 """Called in the event loop, once when the last connection of a process has gone. It must return quickly. What it is
@@ -50,6 +55,16 @@ class PresenceWatch(Protocol):
     def active(self) -> bool:
         """Whether the broker tells at the moment. False: heartbeats alone decide."""
 
+    async def cut_off(self, process: NodeProcess) -> bool:
+        """Have the broker end the data connection of a process that is silent.
+
+        What it has sent and the broker has not taken yet, because the process is stopped or its link is cut, then
+        reaches nobody any more. If it is alive after all, it connects again.
+
+        Returns:
+            Whether the broker has done so. False: it cannot, does not answer, or knows no such connection.
+        """
+
     async def close(self) -> None:
         """Tell no more. Idempotent."""
 
@@ -59,6 +74,9 @@ class NoPresence:
 
     @property
     def active(self) -> bool:
+        return False
+
+    async def cut_off(self, process: NodeProcess) -> bool:  # noqa: ARG002 - the port's
         return False
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ from broker import control, pulse, subjects
 from broker.control import Beat, Bye, Confirm, Confirmed, Control
 from broker.errors import WireError
 from broker.port import Broker, Message
-from broker.presence import NodeProcess, watch_presence
+from broker.presence import NodeProcess, NoPresence, PresenceWatch, watch_presence
 from recovery.journal import Journal
 from recovery.liveness import OwnClock
 from recovery.queries import lost
@@ -70,6 +70,7 @@ class Observer:
         self._journal = journal
         self._on_loss = on_loss
         self._on_news = on_news
+        self._watch: PresenceWatch = NoPresence()
         self.rates = RateMeter()
         self.speeds: SpeedMeter | None = None
         """Set by whoever wants speeds measured."""
@@ -85,12 +86,20 @@ class Observer:
             ):
                 subscription = await self._broker.subscribe(subject, handler)
                 stack.push_async_callback(subscription.unsubscribe)
-            watch = await watch_presence(self._system_url, self._on_gone)
-            stack.push_async_callback(watch.close)
+            self._watch = await watch_presence(self._system_url, self._on_gone)
+            stack.push_async_callback(self._watch.close)
             while True:
                 await asyncio.sleep(TICK_S)
                 if self._clock.tick() and lost(self._store.state, self._store.now_s):
                     self._on_loss()
+
+    async def cut_off(self, node: str) -> None:
+        """A node that is silent, and leads no more, must not send anything that it has sent half already."""
+        view = self._store.state.nodes.get(node)
+        if view is None or view.left or view.pulse.gone_s is not None:
+            return  # its connections are closed already
+        if await self._watch.cut_off(NodeProcess(node, view.beat.incarnation)):
+            log.info("node-cut-off", node=node)
 
     def counted(self) -> tuple[int, int]:
         """Frames sent again, and answered in a lesser way, so far, by all heads."""

@@ -239,6 +239,8 @@ class RecoveryService:
         route = bridge_route(option, self._served.models, epoch=next_epoch(state), standby_head=standby)
         # Applied first: whatever happens meanwhile must not lead to the same bridge again.
         self._store.apply(Activated(route=route, drain=False, now_s=self._store.now_s))
+        if state.active.head in action.lost:
+            await self._observer.cut_off(state.active.head)
         try:
             await self._messenger.bridge(route, self._served.source.spec)
         except BrokerError as error:
@@ -353,7 +355,10 @@ class RecoveryService:
             if self._update is not None and not self._update.done():
                 self._update.set_result(None)
         # Applied first: a bridge must not come between the two. What is not announced is announced again.
+        gone = lost(self.state, self._store.now_s)
         self._store.apply(Activated(route=route, drain=drain, now_s=self._store.now_s))
+        if before is not None and before.head in gone:
+            await self._observer.cut_off(before.head)
         await self._messenger.activate(route.epoch, drain=drain, previous_head=previous)
         log.info("activated", epoch=route.epoch, drain=drain)
 

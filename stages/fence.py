@@ -3,6 +3,8 @@
 A process that is stopped, or waits long for a core, cannot tell by itself that others took it for dead and went on
 without it. When it runs again it holds frames that were answered meanwhile. So its event loop looks at the clock all
 the time; after a pause that may have been noticed elsewhere it asks the controller, and answers nothing until it knows.
+So it does after its connection was lost: a controller that gives up a head which is silent also has the broker end that
+head's connection, so that nothing comes out that is on its way in a socket (`broker.presence`).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ Confirm = Callable[[], Awaitable[bool]]
 
 
 class Fence:
-    """`run` watches the clock; `passes` is asked before every answer."""
+    """`run` watches the clock; `passes` is asked before every answer, and `is_open` when it goes to the socket."""
 
     def __init__(
         self, confirm: Confirm, *, limit_s: float = LIMIT_S, clock: Callable[[], float] = time.monotonic
@@ -53,12 +55,21 @@ class Fence:
                 self._asking = None
         return True
 
+    def is_open(self) -> bool:
+        """Whether there is no doubt at this moment."""
+        self._look()
+        return self._asking is None
+
+    def doubt(self) -> None:
+        """The controller must be asked: the connection was lost, or is there again."""
+        self._asking = asyncio.ensure_future(self._ask())
+
     def _look(self) -> None:
         now = self._clock()
         pause_s, self._seen_s = now - self._seen_s, now
         if pause_s > self._limit_s:
             log.info("head-was-paused", pause_ms=round(pause_s * 1e3))
-            self._asking = asyncio.ensure_future(self._ask())
+            self.doubt()
 
     async def _ask(self) -> bool:
         confirmed = await self._confirm()

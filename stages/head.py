@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +23,12 @@ from broker.port import Broker, Buffer, Message
 from broker.wire import Tensor
 from stages.batch import can_join, check, join
 from stages.errors import FrameError
+from stages.fence import Fence
 from stages.head_counters import HeadCounters
 from stages.identity import identify, make_id
 from stages.intake import Intake
 from stages.ledger import Arrival, Held, Ledger
-from stages.outlet import Outlet
+from stages.outlet import Answer, Outlet
 from stages.results import Provenance, ResultMaker, dead_letter_json, result_json
 from stages.way import Way
 
@@ -69,12 +70,12 @@ class Head:
         broker: Broker,
         executor: Executor,
         on_news: Callable[[], None] = lambda: None,
-        may_answer: Callable[[], Awaitable[bool]] | None = None,
+        fence: Fence | None = None,
         counters: HeadCounters | None = None,
     ) -> None:
         self._on_news = on_news
         self._ledger = ledger
-        self._outlet = Outlet(broker, pipeline, may_answer)
+        self._outlet = Outlet(broker, pipeline, fence)
         self._executor = executor
         self._top_k = top_k
         self._resend_after_s = resend_after_s
@@ -159,7 +160,7 @@ class Head:
         assert self._now is not None  # noqa: S101 - follow has set it
         outcome = self._now.intake.read(frame.payload)
         if isinstance(outcome, FrameError):
-            await self._answer(FrameTag(frame.id), outcome, self._now)
+            await self._answer([(FrameTag(frame.id), outcome)], self._now)
             return False
         frame.tensors, frame.model = outcome, self._now.way.model
         return True
@@ -171,7 +172,7 @@ class Head:
             identity = identify(message)
         except WireError as error:
             bad = FrameError("bad-message", error.reason)
-            await self._refuse(secrets.token_hex(8), payload, [message.reply], bad)
+            await self._refuse(secrets.token_hex(8), payload, message.reply, bad)
             return
         if identity.id is not None and await self._is_known(identity.id, message.reply):
             return
@@ -182,7 +183,7 @@ class Head:
                 f"{self.waiting} frames ({self._ledger.waiting_bytes} bytes) wait already: publish more slowly, "
                 f"or keep fewer frames in flight"
             )
-            await self._refuse(frame_id, payload, [message.reply], FrameError("overloaded", reason))
+            await self._refuse(frame_id, payload, message.reply, FrameError("overloaded", reason))
             return
         self._wake.set()
 
@@ -202,13 +203,12 @@ class Head:
         if followed is None:
             return  # of a way that is over: its frames were sent again
         if isinstance(outcome, Failure):
-            for tag in outcome.frames:
-                await self._answer(tag, FrameError(outcome.code, outcome.reason), followed)
+            failed = FrameError(outcome.code, outcome.reason)
+            await self._answer([(tag, failed) for tag in outcome.frames], followed)
         else:
             check(outcome, followed.way.spec)
             answers = followed.results.answers(outcome.tensors, len(outcome.frames))
-            for tag, answer in zip(outcome.frames, answers, strict=True):
-                await self._answer(tag, answer, followed)
+            await self._answer(list(zip(outcome.frames, answers, strict=True)), followed)
         self._progress_s = time.perf_counter()
         self._wake.set()
 
@@ -250,7 +250,7 @@ class Head:
         if await self._is_known(arrival.id, arrival.reply):
             return None
         if isinstance(outcome, FrameError):
-            await self._refuse(arrival.id, arrival.payload, [arrival.reply], outcome)
+            await self._refuse(arrival.id, arrival.payload, arrival.reply, outcome)
             return None
         frame = Held(
             id=arrival.id,
@@ -312,62 +312,63 @@ class Head:
                     continue
                 if frame.attempts >= self._max_attempts:
                     reason = f"no answer from the stages after {frame.attempts} attempts"
-                    await self._answer(FrameTag(frame.id), FrameError("timeout", reason), self._now)
+                    await self._answer([(FrameTag(frame.id), FrameError("timeout", reason))], self._now)
                     continue
                 frame.attempts += 1
                 log.warning("frame-sent-again", id=frame.id, attempt=frame.attempts)
                 if self._same_model(frame) or await self._decode_anew(frame):
                     await self._send_again([frame])
 
-    async def _answer(self, tag: FrameTag, answer: dict[str, Any] | FrameError, followed: _Followed | None) -> None:
-        """Publish a frame's result, once: a frame that is not held any more was answered already."""
-        frame = self._ledger.release(tag.id)
-        if frame is None:
-            return
-        self._newest_back_s = max(self._newest_back_s, frame.sent_s)
-        if isinstance(answer, FrameError):
-            await self._refuse(tag.id, frame.payload, frame.replies, answer, tag=tag, accepted_s=frame.accepted_s)
-            return
-        assert followed is not None  # noqa: S101 - it was sent on a way
+    async def _answer(
+        self, outcomes: Sequence[tuple[FrameTag, dict[str, Any] | FrameError]], followed: _Followed | None
+    ) -> None:
+        """Publish frames' results, once: a frame that is not held any more was answered already."""
+        epoch_before = self.counters.answered_epoch
+        answers = []
+        for tag, outcome in outcomes:
+            frame = self._ledger.release(tag.id)
+            if frame is not None:
+                self._newest_back_s = max(self._newest_back_s, frame.sent_s)
+                answers.append(self._make_answer(frame, tag, outcome, followed))
+        await self._outlet.put(answers)
+        if self.counters.answered_epoch > epoch_before or (followed is not self._now and not self._ledger.held):
+            self._on_news()
+
+    def _make_answer(
+        self, frame: Held, tag: FrameTag, outcome: dict[str, Any] | FrameError, followed: _Followed | None
+    ) -> Answer:
         latency_s = time.perf_counter() - frame.accepted_s
-        result = result_json(tag, answer, followed.way.provenance, latency_s * 1e3, None)
+        if isinstance(outcome, FrameError):
+            return self._refusal(tag, frame.payload, frame.replies, outcome, latency_s=latency_s)
+        assert followed is not None  # noqa: S101 - it was sent on a way
+        result = result_json(tag, outcome, followed.way.provenance, latency_s * 1e3, None)
         limit = self._outlet.max_payload_bytes
         if len(result) > limit:
             reason = (
                 f"the result has {len(result)} bytes, the broker's limit is {limit}: raise max_payload on the broker"
             )
             too_large = FrameError("too-large", reason)
-            await self._refuse(tag.id, frame.payload, frame.replies, too_large, tag=tag, accepted_s=frame.accepted_s)
-            return
-        first = followed.way.epoch > self.counters.answered_epoch
+            return self._refusal(tag, frame.payload, frame.replies, too_large, latency_s=latency_s)
         self.counters.count_answer(followed.way.provenance, latency_s)
         self._ledger.answered(tag.id, result)
-        await self._outlet.result(result, frame.replies)
-        if first or (followed is not self._now and not self._ledger.held):
-            self._on_news()
+        return Answer(result=result, replies=frame.replies)
 
     @property
     def _epoch(self) -> int:
         return 0 if self._now is None else self._now.way.epoch
 
-    async def _refuse(
-        self,
-        frame_id: str,
-        payload: Buffer,
-        replies: Sequence[str],
-        error: FrameError,
-        *,
-        tag: FrameTag | None = None,
-        accepted_s: float | None = None,
-    ) -> None:
-        """Answer a frame with an error, and publish its dead letter."""
-        log.warning("frame-refused", id=frame_id, code=error.code, reason=error.reason)
-        latency_ms = 0.0 if accepted_s is None else (time.perf_counter() - accepted_s) * 1e3
+    async def _refuse(self, frame_id: str, payload: Buffer, reply: str, error: FrameError) -> None:
+        """Answer a frame that was not taken with an error."""
+        await self._outlet.put([self._refusal(FrameTag(frame_id), payload, [reply], error, latency_s=0.0)])
+
+    def _refusal(
+        self, tag: FrameTag, payload: Buffer, replies: Sequence[str], error: FrameError, *, latency_s: float
+    ) -> Answer:
+        log.warning("frame-refused", id=tag.id, code=error.code, reason=error.reason)
         cause = (error.code, error.reason)
-        result = result_json(tag or FrameTag(frame_id), {}, Provenance(epoch=self._epoch), latency_ms, cause)
+        result = result_json(tag, {}, Provenance(epoch=self._epoch), latency_s * 1e3, cause)
         self.counters.failed += 1
         if error.code not in TRANSIENT:
-            self._ledger.answered(frame_id, result)
-        await self._outlet.result(result, replies)
-        letter = dead_letter_json(frame_id, payload, error.code, error.reason)
-        await self._outlet.dead_letter(letter)
+            self._ledger.answered(tag.id, result)
+        letter = dead_letter_json(tag.id, payload, error.code, error.reason)
+        return Answer(result=result, replies=replies, dead_letter=letter)

@@ -59,6 +59,7 @@ class Leadership:
         self._executor = executor
         self._subscribed: dict[str, Subscription] = {}
         self._task: asyncio.Task[None] | None = None
+        self._fence: Fence | None = None
         self._fence_task: asyncio.Task[None] | None = None
         self._catching_up: asyncio.Task[None] | None = None
         self._standby: StandbyHead | None = None
@@ -71,6 +72,7 @@ class Leadership:
         """Of all heads that this node has had."""
         self.head: Head | None = None
         self.leads = False
+        broker.on_connection(self._on_connection)
 
     @property
     def stands_by(self) -> bool:
@@ -221,7 +223,7 @@ class Leadership:
 
     def _make_head(self, flow: FlowSettings, pipeline: str) -> Head:
         self._flow = flow
-        fence = None if self._confirm is None else Fence(self._confirm)
+        fence = self._fence = None if self._confirm is None else Fence(self._confirm)
         if fence is not None:
             self._fence_task = asyncio.create_task(fence.run(), name="head-fence")
         head = Head(
@@ -234,7 +236,7 @@ class Leadership:
             executor=self._executor,
             on_news=lambda: self.on_news(),
             counters=self.counters,
-            may_answer=None if fence is None else fence.passes,
+            fence=fence,
         )
         self._task = asyncio.create_task(head.run(), name="head")
         return head
@@ -242,7 +244,7 @@ class Leadership:
     async def _step_down(self) -> None:
         self.leads = False
         tasks = [task for task in (self._task, self._fence_task) if task is not None]
-        self._task = self._fence_task = self.head = None
+        self._task = self._fence_task = self._fence = self.head = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -258,6 +260,12 @@ class Leadership:
     async def _on_result(self, message: Message) -> None:
         if self._standby is not None:
             await self._standby.on_result(message)
+
+    def _on_connection(self, up: bool) -> None:
+        """It was lost, or is there again: another node may have become the head meanwhile."""
+        if self._fence is not None:
+            log.info("head-in-doubt", connected=up)
+            self._fence.doubt()
 
     async def _publish(self, subject: str, data: bytes) -> None:
         try:

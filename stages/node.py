@@ -18,7 +18,7 @@ import structlog
 
 from broker import control, subjects
 from broker.control import Beat, Bye, Confirm, Confirmed, LinkRate
-from broker.errors import BrokerError, UnderstudyError, WireError
+from broker.errors import BrokerClosedError, BrokerError, NoRespondersError, UnderstudyError, WireError
 from broker.port import Broker, Message, Subscription
 from stages.blobs import BlobExchange, BlobStore
 from stages.controls import decode
@@ -37,7 +37,9 @@ NAMESAKE_WATCH_S = 3.0
 
 RSS_EVERY_S = 1.0
 CONFIRM_S = 1.0
-"""How long a head that was paused waits for the controller's word."""
+CONFIRM_ATTEMPTS = 3
+"""How long a head that was paused waits for the word of a controller that listens and does not answer, and how often
+it asks."""
 
 LEAVE_S = 8.0
 """How long a node that wants to stop waits for the pipeline to go on without it."""
@@ -219,14 +221,22 @@ class Node:
 
     async def _confirm_head(self) -> bool:
         """Ask the controller. Where there is none, nobody can have made another node the head."""
-        question = Confirm(node=self._name, incarnation=self._incarnation)
-        try:
-            subject = subjects.confirm(self._duties.pipeline)
-            answer = await self._control.request(subject, control.encode(question), timeout_s=CONFIRM_S)
-            return control.decode(answer.data, Confirmed).head
-        except (BrokerError, WireError) as error:
-            log.warning("head-not-confirmed", reason=str(error))
-            return True
+        question = control.encode(Confirm(node=self._name, incarnation=self._incarnation))
+        subject = subjects.confirm(self._duties.pipeline)
+        attempts = 0
+        while attempts < CONFIRM_ATTEMPTS:
+            try:
+                await self._control.flush(timeout_s=CONFIRM_S)  # waits while the connection is down
+                attempts += 1
+                answer = await self._control.request(subject, question, timeout_s=CONFIRM_S)
+                return control.decode(answer.data, Confirmed).head
+            except NoRespondersError:
+                break
+            except BrokerClosedError:
+                return False
+            except (BrokerError, WireError) as error:
+                log.warning("head-not-confirmed", reason=str(error))
+        return True
 
     def leave(self) -> None:
         """Stop as soon as the pipeline goes on without this node, or after `LEAVE_S`; `run` returns then."""

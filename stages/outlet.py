@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 
 from broker import subjects
 from broker.errors import BrokerError
-from broker.port import Broker
+from broker.port import Broker, Buffer
+from stages.fence import Fence
 
 log = structlog.get_logger("understudy.head")
 
+RETRY_S = 0.01
+"""Between two attempts while the connection is down."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A frame's result, as JSON, who asked for it beside the output subject, and its dead letter if there is one."""
+
+    result: bytes
+    replies: Sequence[str] = ()
+    dead_letter: bytes = b""
+
 
 class Outlet:
-    """Publishes for one pipeline. Never raises: what the broker does not take is logged. `may_answer` is asked before
-    every result: False: another head has the frame, and nothing is published."""
+    """Publishes for one pipeline. Never raises: what the broker does not take is logged. With a `fence`, what is
+    another head's to answer is not published."""
 
-    def __init__(self, broker: Broker, pipeline: str, may_answer: Callable[[], Awaitable[bool]] | None = None) -> None:
+    def __init__(self, broker: Broker, pipeline: str, fence: Fence | None = None) -> None:
         self._broker = broker
-        self._may_answer = may_answer
+        self._fence = fence
         self._results = subjects.results_out(pipeline)
         self._dead = subjects.dead_letters(pipeline)
 
@@ -27,19 +42,31 @@ class Outlet:
     def max_payload_bytes(self) -> int:
         return self._broker.max_payload_bytes
 
-    async def result(self, result: bytes, replies: Sequence[str]) -> None:
-        if self._may_answer is not None and not await self._may_answer():
+    async def put(self, answers: Sequence[Answer]) -> None:
+        """All of them in one step, so that nothing comes between the fence's word and the socket."""
+        messages = [message for answer in answers for message in self._messages(answer)]
+        if not messages:
             return
-        await self.answer(self._results, result)
-        for reply in replies:
-            await self.answer(reply, result)
-
-    async def dead_letter(self, letter: bytes) -> None:
-        if self._may_answer is not None and not await self._may_answer():
+        if self._fence is None:
+            for subject, data in messages:
+                await self.answer(subject, data)
             return
-        await self.answer(self._dead, letter)
+        try:
+            while await self._fence.passes():
+                if await self._broker.publish_now(messages, self._fence.is_open):
+                    return
+                await asyncio.sleep(RETRY_S)
+        except BrokerError as error:
+            log.error("publish-failed", subject=self._results, reason=str(error))
 
-    async def answer(self, subject: str, data: bytes) -> None:
+    def _messages(self, answer: Answer) -> list[tuple[str, Buffer]]:
+        messages: list[tuple[str, Buffer]] = [(self._results, answer.result)]
+        messages += [(reply, answer.result) for reply in answer.replies if reply]
+        if answer.dead_letter:
+            messages.append((self._dead, answer.dead_letter))
+        return messages
+
+    async def answer(self, subject: str, data: Buffer) -> None:
         """To one subject; an empty one is nobody's."""
         if not subject:
             return

@@ -295,6 +295,36 @@ class BrokerContract(abc.ABC):
         await there.publish("outer", b"data")
         assert bytes((await done.next()).data) == b"data"
 
+    async def test_what_is_published_now_arrives_behind_what_was_published_before(
+        self, here: Broker, there: Broker
+    ) -> None:
+        inbox = Inbox()
+        await there.subscribe("n.*", inbox)
+        await here.publish("n.a", b"before")
+        assert await here.publish_now([("n.a", b"one"), ("n.b", b"two")], lambda: True)
+        await here.publish("n.a", b"after")
+        messages = [(message.subject, bytes(message.data)) for message in await inbox.take(4)]
+        assert messages == [("n.a", b"before"), ("n.a", b"one"), ("n.b", b"two"), ("n.a", b"after")]
+
+    async def test_where_its_condition_does_not_hold_nothing_is_published_now(
+        self, here: Broker, there: Broker
+    ) -> None:
+        inbox = Inbox()
+        await there.subscribe("n.*", inbox)
+        assert not await here.publish_now([("n.a", b"one"), ("n.b", b"two")], lambda: False)
+        await here.publish("n.a", b"the end")
+        assert bytes((await inbox.next()).data) == b"the end"
+
+    async def test_of_what_is_published_now_all_is_refused_if_one_is_too_large(
+        self, here: Broker, there: Broker
+    ) -> None:
+        inbox = Inbox()
+        await there.subscribe("n.*", inbox)
+        with pytest.raises(PayloadTooLargeError):
+            await here.publish_now([("n.a", b"one"), ("n.b", bytes(here.max_payload_bytes + 1))], lambda: True)
+        await here.publish("n.a", b"the end")
+        assert bytes((await inbox.next()).data) == b"the end"
+
     async def test_flush_means_that_the_broker_has_everything(self, here: Broker, there: Broker) -> None:
         inbox = Inbox()
         await there.subscribe("f", inbox)
@@ -324,6 +354,7 @@ class BrokerContract(abc.ABC):
             here.publish("x", b""),
             here.subscribe("x", inbox),
             here.request("x", timeout_s=1),
+            here.publish_now([("x", b"")], lambda: True),
             here.flush(),
         ):
             with pytest.raises(BrokerClosedError, match="closed"):

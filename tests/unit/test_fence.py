@@ -158,3 +158,29 @@ async def test_a_pause_is_seen_by_the_watch_before_anybody_wants_to_answer(
     finally:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
+
+
+async def test_a_connection_that_was_lost_asks_and_closes_the_fence(fence: Fence, controller: Controller) -> None:
+    assert fence.is_open()
+    fence.doubt()
+    assert not fence.is_open()
+    waiting = asyncio.create_task(fence.passes())
+    await settle()
+    fence.doubt()  # it is there again: what was asked before may have been answered before
+    await settle()
+    controller.questions[0].set_result(True)
+    await settle()
+    assert not waiting.done()
+    controller.questions[1].set_result(True)
+    assert await waiting
+    assert fence.is_open()
+
+
+async def test_a_pause_between_the_word_and_the_socket_is_seen(
+    fence: Fence, clock: Clock, controller: Controller
+) -> None:
+    assert await passes(fence)
+    clock.now_s += LONG_S
+    assert not fence.is_open()
+    await settle()
+    assert len(controller.questions) == 1

@@ -20,6 +20,7 @@ from broker.errors import WireError
 from broker.memory import MemoryBroker
 from broker.url import parse_broker_url
 from stages import head as head_module
+from stages.fence import Fence
 from stages.flow import Flow
 from stages.head import Head
 from stages.ledger import Ledger
@@ -78,7 +79,7 @@ class Pipeline:
             broker=broker,
             executor=executor,
             on_news=self._count_news,
-            may_answer=bounds.get("may_answer"),
+            fence=bounds.get("fence"),
         )
 
     def _count_news(self) -> None:
@@ -661,10 +662,12 @@ async def test_a_frame_that_is_being_decoded_is_one_that_the_head_has_taken(star
 
 
 async def test_a_head_that_may_not_answer_publishes_nothing(start: Start) -> None:
-    async def never() -> bool:
+    async def no() -> bool:
         return False
 
-    pipeline = await start(may_answer=never)
+    fence = Fence(no)
+    fence.doubt()
+    pipeline = await start(fence=fence)
     await pipeline.publish(npy(1), "mine", reply="answer.1")
     await pipeline.publish(b"nonsense", "bad", reply="answer.2")
     await pipeline.sent(1)

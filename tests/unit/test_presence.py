@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -23,7 +24,7 @@ from broker.presence import (
     watch_presence,
 )
 from broker.server import NatsServer
-from tests.contract.conftest import eventually
+from tests.contract.conftest import Inbox, eventually
 
 INCARNATION = "0123456789abcdef"
 ONE = NodeProcess("one", INCARNATION)
@@ -229,6 +230,49 @@ async def test_a_server_that_restarts_makes_nobody_gone_and_is_watched_again(ser
     assert gone.told == []
     await kill(child)
     await eventually(lambda: gone.told == [ONE])
+    await watch.close()
+
+
+TALKER = """
+import asyncio, sys
+from broker.connect import connect
+async def main():
+    data = await connect(sys.argv[1], name=sys.argv[2])
+    for number in range(10**6):
+        await data.publish_now([("talk", str(number).encode())], lambda: True)
+        await asyncio.sleep(0.001)
+asyncio.run(main())
+"""
+
+
+async def test_what_a_stopped_process_has_on_the_way_reaches_nobody_once_it_is_cut_off(server: NatsServer) -> None:
+    watch = await watch_presence(server.system_url, Gone())
+    listener, inbox = await connect(server.url), Inbox()
+    await listener.subscribe("talk", inbox)
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", TALKER, server.url, DATA)
+    try:
+        heard = int((await inbox.next()).data)
+        child.send_signal(signal.SIGSTOP)
+        assert await watch.cut_off(ONE)
+        await listener.flush()
+        while inbox.waiting:
+            heard = int((await inbox.next()).data)
+        child.send_signal(signal.SIGCONT)
+        # It is alive after all, and connects again; nothing comes twice, and what it sent meanwhile does not come.
+        later = [int(message.data) for message in await inbox.take(20)]
+        assert later == list(range(later[0], later[0] + 20))
+        assert later[0] > heard
+    finally:
+        await kill(child)
+        await listener.close()
+        await watch.close()
+
+
+async def test_a_process_that_nobody_knows_cannot_be_cut_off(server: NatsServer) -> None:
+    watch = await watch_presence(server.system_url, Gone())
+    assert not await watch.cut_off(ONE)
+    await server.kill()
+    assert not await watch.cut_off(ONE)
     await watch.close()
 
 
