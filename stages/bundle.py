@@ -108,8 +108,12 @@ def _parse_manifest(text: str, path: Path) -> Manifest:
         raise BundleError(f"'{path}': {where}: {first['msg']}{more}") from error
 
 
-def _check_name(root: Path, name: str) -> None:
-    """A path of the manifest must stay below the folder on every system: relative, POSIX, no `..`, no drive."""
+def check_name(bundle: Path | str, name: str) -> None:
+    """A path of the manifest must stay below the folder on every system: relative, POSIX, no `..`, no drive.
+
+    Raises:
+        BundleError: it does not; names the bundle.
+    """
     parts = PurePosixPath(name).parts
     if (
         not parts
@@ -119,11 +123,11 @@ def _check_name(root: Path, name: str) -> None:
         or str(PurePosixPath(name)) != name
         or name == MANIFEST_FILE
     ):
-        raise BundleError(f"bundle '{root}': '{name}' is not the path of a file inside the bundle")
+        raise BundleError(f"bundle '{bundle}': '{name}' is not the path of a file inside the bundle")
 
 
 def _check_file(root: Path, name: str, record: FileRecord, *, verify: bool) -> None:
-    _check_name(root, name)
+    check_name(root, name)
     path = root / name
     if not path.resolve().is_relative_to(root.resolve()):
         raise BundleError(f"bundle '{root}': '{name}' is a link out of the bundle: copy the file into it")
@@ -172,7 +176,7 @@ def write_bundle(
     check_writable(target, force=force)
     files = {MODEL_FILE: _model_bytes(model_path), **(extra_files or {})}
     for name in files:
-        _check_name(target, name)
+        check_name(target, name)
     records = {
         name: FileRecord(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
         for name, data in sorted(files.items())

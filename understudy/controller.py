@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from broker.activation import HEADER_RESERVE_BYTES
 from broker.connect import connect
@@ -19,13 +18,14 @@ from recovery.decide import Policy
 from recovery.service import RecoveryService
 from stages.blobs import BlobExchange, BlobStore
 from stages.bundle import Bundle
-from stages.errors import ModelError
 from stages.graph import ModelGraph
 from stages.source import SubmodelSource
+from understudy.bundles import check_stages
 from understudy.discovery import statuses
 from understudy.planning import PipelinePlanner
 from understudy.rollout import Rollout
 from understudy.term import Term
+from understudy.versions import Versions
 
 LISTEN_S = 0.3
 """How long a starting controller waits for another one's answer."""
@@ -93,39 +93,47 @@ async def run_controller(settings: ControllerSettings, bundle: Bundle, graph: Mo
         store = BlobStore(settings.cache)
         exchange = BlobExchange(data, store)
         source = await SubmodelSource.open(bundle, graph, exchange, store)
-        while True:
-            await term.begin()
-            service = RecoveryService(
-                pipeline=settings.pipeline,
-                data=data,
-                control_broker=control,
-                source=source,
-                policy=settings.policy,
-                flow=settings.flow,
-                planner_for=lambda chain: PipelinePlanner(
-                    chain,
-                    stages=settings.stages,
-                    max_payload_bytes=data.max_payload_bytes - HEADER_RESERVE_BYTES,
-                    cluster=settings.cluster,
-                ),
-                cluster=settings.cluster,
-                system_url=settings.system_broker,
-            )
-            rollout = Rollout(
-                pipeline=settings.pipeline,
-                control=control,
-                service=service,
-                exchange=exchange,
-                store=store,
+        async with Versions(
+            pipeline=settings.pipeline,
+            control=control,
+            manifest=bundle.manifest.to_json(),
+            source=source,
+            exchange=exchange,
+            store=store,
+            stages=settings.stages,
+        ) as versions:
+            while True:
+                await term.begin()
+                await term.serve(_serve(settings, data, control, versions, term))
+
+
+async def _serve(settings: ControllerSettings, data: Broker, control: Broker, versions: Versions, term: Term) -> None:
+    """One term, until cancelled."""
+    try:
+        service = RecoveryService(
+            pipeline=settings.pipeline,
+            data=data,
+            control_broker=control,
+            source=await versions.begin(),
+            policy=settings.policy,
+            flow=settings.flow,
+            planner_for=lambda chain: PipelinePlanner(
+                chain,
                 stages=settings.stages,
-            )
-            await term.serve(_both(service.run(), rollout.run()))
-
-
-async def _both(service: Coroutine[Any, Any, None], rollout: Coroutine[Any, Any, None]) -> None:
-    async with asyncio.TaskGroup() as group:
-        group.create_task(service, name="recovery-service")
-        group.create_task(rollout, name="rollout")
+                max_payload_bytes=data.max_payload_bytes - HEADER_RESERVE_BYTES,
+                cluster=settings.cluster,
+            ),
+            cluster=settings.cluster,
+            system_url=settings.system_broker,
+        )
+        rollout = Rollout(pipeline=settings.pipeline, control=control, service=service, versions=versions)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(service.run(), name="recovery-service")
+            group.create_task(rollout.run(), name="rollout")
+    except asyncio.CancelledError:
+        # Who has lost the lease must not disturb the next one; who has failed is started again.
+        await versions.end(stopped=term.held)
+        raise
 
 
 async def _check_free(data: Broker, pipeline: str) -> None:
@@ -134,18 +142,3 @@ async def _check_free(data: Broker, pipeline: str) -> None:
             f"pipeline '{pipeline}' has a controller at {data.url} already: stop that one, choose another --pipeline, "
             f"or add --standby to take over from it should it end"
         )
-
-
-def check_stages(graph: ModelGraph, stages: int | None) -> None:
-    """Raises ModelError where the model has fewer blocks than stages are asked for."""
-    blocks = len(graph.blocks)
-    if stages is None or stages <= blocks:
-        return
-    if blocks == 1:
-        raise ModelError(f"model '{graph.name}' has no cut: it can only run in one stage, not in {stages}")
-    raise ModelError(f"model '{graph.name}' can be cut into at most {blocks} stages, {stages} were asked for")
-
-
-async def load_model(bundle: Bundle) -> ModelGraph:
-    """Read and cut the bundle's model, off the event loop."""
-    return await asyncio.to_thread(ModelGraph.load, bundle.model_path, shapes=bundle.manifest.shapes)

@@ -7,25 +7,19 @@ what it lacks, checks it, and rolls it out; it answers when the first frames can
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import tempfile
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import structlog
 
 from broker import subjects
-from broker.control import BlobRef
 from broker.errors import BrokerError, NoRespondersError, RequestTimeoutError, UnderstudyError
 from broker.port import Broker, Message
 from recovery.model import UpdateError
 from recovery.service import RecoveryService
 from stages.blobs import BlobExchange, BlobStore
 from stages.bundle import Bundle
-from stages.graph import ModelGraph
-from stages.manifest import MANIFEST_FILE, Manifest
-from stages.source import SubmodelSource
+from understudy.versions import Versions
 
 log = structlog.get_logger("understudy.update")
 
@@ -69,24 +63,12 @@ async def request_update(data: Broker, control: Broker, pipeline: str, bundle: B
 class Rollout:
     """The controller's side: answers requests to update, one at a time."""
 
-    def __init__(
-        self,
-        *,
-        pipeline: str,
-        control: Broker,
-        service: RecoveryService,
-        exchange: BlobExchange,
-        store: BlobStore,
-        stages: int | None,
-    ) -> None:
+    def __init__(self, *, pipeline: str, control: Broker, service: RecoveryService, versions: Versions) -> None:
         self._pipeline = pipeline
         self._control = control
         self._service = service
-        self._exchange = exchange
-        self._store = store
-        self._stages = stages
+        self._versions = versions
         self._lock = asyncio.Lock()
-        self._folder = contextlib.ExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -97,7 +79,6 @@ class Rollout:
         finally:
             for task in self._tasks:
                 task.cancel()
-            self._folder.close()
             await subscription.unsubscribe()
 
     async def _on_request(self, message: Message) -> None:
@@ -120,38 +101,13 @@ class Rollout:
             except BrokerError as error:
                 log.warning("answer-not-sent", reason=str(error))
 
-    async def _roll_out(self, text: bytes) -> int:
-        with contextlib.ExitStack() as stack:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="understudy-update-"))
-            bundle = await self._fetch(text, Path(folder))
-            graph = await asyncio.to_thread(ModelGraph.load, bundle.model_path, shapes=bundle.manifest.shapes)
-            blocks = len(graph.blocks)
-            if self._stages is not None and self._stages > blocks:
-                raise UpdateError(
-                    f"the new model can be cut into at most {blocks} stages, {self._stages} were asked for"
-                )
-            source = await SubmodelSource.open(bundle, graph, self._exchange, self._store)
-            log.info("update-begins", version=bundle.manifest.version)
-            epoch = await self._service.update(source)
-            # While it is served the folder stays: parts may be fitted from it. That of the version before goes.
-            self._folder.close()
-            self._folder = stack.pop_all()
-        return epoch
-
-    async def _fetch(self, text: bytes, folder: Path) -> Bundle:
+    async def _roll_out(self, manifest: bytes) -> int:
+        version = await self._versions.open(manifest.decode(errors="replace"))
         try:
-            manifest = Manifest.model_validate_json(text)
-        except ValueError as error:
-            raise UpdateError(f"the manifest is not understood: {str(error).splitlines()[0]}") from error
-        for name, record in manifest.files.items():
-            if ".." in PurePosixPath(name).parts or name.startswith("/"):
-                raise UpdateError(f"'{name}' is not the path of a file inside a bundle")
-            data = await self._exchange.get(BlobRef(sha256=record.sha256, size_bytes=record.bytes))
-            await asyncio.to_thread(_write, folder / name, data)
-        await asyncio.to_thread(_write, folder / MANIFEST_FILE, text)
-        return await asyncio.to_thread(Bundle.load, folder)
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+            log.info("update-begins", version=version.name)
+            epoch = await self._service.update(version.source)
+        except BaseException:
+            version.close()
+            raise
+        await self._versions.keep(version)
+        return epoch

@@ -44,6 +44,11 @@ class Term:
             return cls(None)
         return cls(lease)
 
+    @property
+    def held(self) -> bool:
+        """Whether the lease is ours, as far as we know."""
+        return self._held
+
     async def try_begin(self) -> bool:
         """Whether the lease is ours. Without leases nobody can tell: False."""
         if self._lease is None:

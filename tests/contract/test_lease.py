@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +12,7 @@ from broker.connect import connect
 from broker.errors import BrokerError
 from broker.lease import BUCKET, TTL_S, Lease, NoLeaseError
 from broker.port import Broker
-from broker.process import spawn, terminate
-from broker.server import NatsServer, find_binary
+from broker.server import NatsServer
 from tests.contract.conftest import eventually
 from understudy.term import Term
 
@@ -104,23 +102,6 @@ async def test_what_was_never_had_can_be_released(one: Broker) -> None:
 
 
 # ---- brokers that keep none -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def without_jetstream(tmp_path: Path) -> AsyncIterator[str]:
-    log = tmp_path / "log"
-    with log.open("wb") as output:
-        process = await spawn(
-            [str(find_binary()), "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", str(tmp_path)],
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        ports = tmp_path / f"{find_binary().name}_{process.pid}.ports"
-        await eventually(lambda: ports.exists() and '"nats"' in ports.read_text(), within_s=RESTART_S)
-        yield f"nats://127.0.0.1:{ports.read_text().split('127.0.0.1:')[1].split(chr(34))[0]}"
-    finally:
-        await terminate(process, 2.0)
 
 
 async def test_a_server_without_jetstream_keeps_no_leases_and_the_message_says_what_to_do(

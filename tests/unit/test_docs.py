@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import typer
 
-from broker import control, subjects, wire
+from broker import control, lease, subjects, wire
 from broker.activation import FrameTag, decode_tensor_frame, encode_tensor_frame
 from broker.control import (
     Activate,
@@ -48,7 +48,7 @@ from stages.results import Provenance, dead_letter_json, result_json
 from stages.spec import PipelineSpec
 from tests.unit.builders import beat, route
 from tests.unit.recovery_cases import ESTIMATES, make_setup
-from understudy import settings
+from understudy import settings, versions
 from understudy.cli.main import app
 from understudy.config import NodeConfig, UpConfig, load_config, make_config
 from understudy.objectives import RecoveryConfig, WeightsConfig
@@ -252,6 +252,14 @@ def test_the_protocol_names_every_field_of_a_control_message(kind: Any) -> None:
 
 def test_no_control_message_was_added_without_this_test_knowing_of_it() -> None:
     assert set(CONTROL) == set(control._KINDS)
+
+
+def test_the_protocol_names_the_buckets_and_what_is_in_them() -> None:
+    text = section(PROTOCOL, "Buckets")
+    assert missing([lease.BUCKET, versions.BUCKET], text) == []
+    assert missing((field.name for field in fields(versions.Record)), text) == []
+    assert f"`max_age` {lease.TTL_S:g} s" in text
+    assert f"every {lease.RENEW_S:g} s" in text
 
 
 def test_the_protocol_names_every_technique() -> None:

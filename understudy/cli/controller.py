@@ -41,8 +41,8 @@ def controller(
     """
     from broker.control import FlowSettings
     from broker.subjects import check_name
-    from understudy.bundles import open_bundle
-    from understudy.controller import ControllerSettings, load_model, run_controller
+    from understudy.bundles import load_model, open_bundle
+    from understudy.controller import ControllerSettings, run_controller
     from understudy.logs import set_up_logs
     from understudy.objectives import read_recovery
     from understudy.planfiles import load_cluster

@@ -56,8 +56,8 @@ async def _demo(
 
     from rich.console import Console
 
+    from understudy.bundles import load_model
     from understudy.config import NodeConfig, UpConfig
-    from understudy.controller import load_model
     from understudy.data import digits_bundle
     from understudy.demo import FIRST_WISHES, Demo, Script
     from understudy.demoview import run_live, summary_view

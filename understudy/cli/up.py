@@ -69,8 +69,7 @@ def up(
 
 
 async def _serve(config: Any, settings: Any, *, as_json: bool) -> None:
-    from understudy.bundles import open_bundle
-    from understudy.controller import check_stages, load_model
+    from understudy.bundles import check_stages, load_model, open_bundle
     from understudy.local import LocalCluster
 
     # Checked here as well as in the controller: a wrong model is better told before six processes are started.
