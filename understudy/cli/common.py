@@ -47,6 +47,20 @@ def locate(settings: Settings, broker: str | None, pipeline: str | None) -> tupl
     return run.broker, run.pipeline
 
 
+def locate_control(settings: Settings, broker: str | None, control_broker: str | None, pipeline: str | None) -> str:
+    """The control account's URL: as given; or what `up` noted of the pipeline that it runs here; or the broker's own.
+
+    Raises:
+        NotRunningError: neither URL was given, and no such pipeline runs here.
+    """
+    given = control_broker or settings.control_broker
+    if given is not None and (control_broker or broker or settings.broker):
+        return given
+    url, _ = locate(settings, broker, pipeline)
+    noted = [run.control_broker for run in Registry(settings.run_dir).all() if run.broker == url]
+    return next((own for own in noted if own), None) or given or url
+
+
 def needed_broker(settings: Settings, broker: str | None) -> str:
     """Raises UnderstudyError where no broker is named."""
     url = broker or settings.broker

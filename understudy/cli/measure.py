@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from understudy.cli.common import BrokerOption, ControlBrokerOption, JsonOption, locate, run
+from understudy.cli.common import BrokerOption, ControlBrokerOption, JsonOption, locate_control, run
 
 if TYPE_CHECKING:
     from understudy.measure import Measured
-    from understudy.settings import Settings
 
 HEADER = """\
 # Written by `understudy measure`: bytes per second, measured over the broker. docs/planner.md describes the file.
@@ -51,21 +50,9 @@ def measure(
     from understudy.settings import read_settings
 
     settings = read_settings()
-    url = _control_url(settings, broker, control_broker, pipeline)
+    url = locate_control(settings, broker, control_broker, pipeline)
     names = [name.strip() for name in nodes.split(",") if name.strip()]
     run(_measure(url, names, pipeline, seconds, output, topology.value, as_json=json_))
-
-
-def _control_url(settings: Settings, broker: str | None, control_broker: str | None, pipeline: str | None) -> str:
-    """As given; or what `up` noted of the pipeline that it runs here; or the broker's own."""
-    from understudy.registry import Registry
-
-    given = control_broker or settings.control_broker
-    if given is not None and (control_broker or broker or settings.broker):
-        return given
-    url, _ = locate(settings, broker, pipeline)
-    noted = [run.control_broker for run in Registry(settings.run_dir).all() if run.broker == url]
-    return next((own for own in noted if own), None) or given or url
 
 
 async def _measure(

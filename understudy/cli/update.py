@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from understudy.cli.common import BrokerOption, ControlBrokerOption, JsonOption, locate, run
+from understudy.cli.common import BrokerOption, ControlBrokerOption, JsonOption, locate, locate_control, run
 from understudy.cli.quantities import duration_option
 
 
@@ -29,15 +29,13 @@ def update(
     from understudy.bundles import open_bundle
     from understudy.controller import both_brokers
     from understudy.logs import set_up_logs
-    from understudy.registry import Registry
     from understudy.rollout import request_update
     from understudy.settings import read_settings
 
     settings = read_settings()
     set_up_logs(settings, default_level="warning")
     url, _ = locate(settings, broker, pipeline)
-    noted = [run.control_broker for run in Registry(settings.run_dir).all() if run.broker == url]
-    control_url = control_broker or settings.control_broker or next(iter(noted), None)
+    control_url = locate_control(settings, broker, control_broker, pipeline)
     is_model = bundle.suffix == ".onnx"
     opened = open_bundle(None if is_model else bundle, bundle if is_model else None)
 
