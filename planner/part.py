@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from planner.chain import Chain
+
 Technique = Literal["none", "standby", "stand-in", "skip", "exit"]
 """How a part comes about; `none`: the stage itself."""
 
@@ -54,3 +56,15 @@ class Part:
         kind = "stage" if self.technique == "none" else self.technique
         name = f"{kind}:{self.first_block}-{self.end_block}"
         return f"{name}:{self.variant}" if self.variant else name
+
+
+def stage_part(chain: Chain, first_block: int, end_block: int, technique: Technique = "none") -> Part:
+    """Blocks [first_block, end_block) of a chain as a part: a stage, or its standby in full precision."""
+    return Part(
+        technique=technique,
+        first_block=first_block,
+        end_block=end_block,
+        memory_bytes=sum(chain.block_memory_bytes[first_block:end_block]),
+        peak_bytes=max(chain.block_peak_bytes[first_block:end_block]),
+        flops=sum(chain.block_flops[first_block:end_block]),
+    )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from planner.chain import Chain
-from planner.part import SEVERITY, Part, Technique
+from planner.part import SEVERITY, Part, Technique, stage_part
 from planner.plan import Plan
 from recovery.estimates import Estimates
 
@@ -95,18 +95,6 @@ class Repartition:
 
     load_bytes: int
     latency_s: float
-
-
-def stage_part(chain: Chain, first_block: int, end_block: int, technique: Technique = "none") -> Part:
-    """Blocks [first_block, end_block) of a chain as a part: a stage, or its standby in full precision."""
-    return Part(
-        technique=technique,
-        first_block=first_block,
-        end_block=end_block,
-        memory_bytes=sum(chain.block_memory_bytes[first_block:end_block]),
-        peak_bytes=max(chain.block_peak_bytes[first_block:end_block]),
-        flops=sum(chain.block_flops[first_block:end_block]),
-    )
 
 
 def stages_of(plan: Plan, chain: Chain) -> tuple[Placed, ...]:

@@ -25,11 +25,11 @@ from itertools import pairwise
 
 from planner.chain import Chain
 from planner.cluster import NodeSpec
-from planner.part import Part, Technique
+from planner.part import Part, Technique, stage_part
 from planner.plan import Plan, Stage
 from recovery.estimates import Estimates
 from recovery.objectives import Objectives
-from recovery.options import Placed, stage_part
+from recovery.options import Placed
 
 LESSER: tuple[Technique, ...] = ("stand-in", "skip", "exit")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from broker.control import BlobRef
 from planner.chain import Chain
-from planner.part import Part
+from planner.part import Part, stage_part
 from planner.plan import Plan
 from stages.blobs import BlobExchange, BlobStore
 from stages.bundle import Bundle
@@ -138,14 +138,7 @@ class SubmodelSource:
 
     def _unfitted(self, first: int, end: int) -> list[Part]:
         """A copy of the stage, and the identity where shapes match: they need no calibration data."""
-        copy = Part(
-            technique="standby",
-            first_block=first,
-            end_block=end,
-            memory_bytes=sum(self.chain.block_memory_bytes[first:end]),
-            peak_bytes=max(self.chain.block_peak_bytes[first:end]),
-            flops=sum(self.chain.block_flops[first:end]),
-        )
+        copy = stage_part(self.chain, first, end, "standby")
         if not can_skip(self._graph, first, end):
             return [copy]
         skip = Part(technique="skip", first_block=first, end_block=end, peak_bytes=2 * self.chain.cut_bytes[first])

@@ -12,12 +12,12 @@ from typing import Any
 from bench.recovery.figures import Spread
 from planner.chain import Chain
 from planner.cluster import NodeSpec
-from planner.part import Part, Technique
+from planner.part import Part, Technique, stage_part
 from planner.plan import Plan, Stage
 from recovery.contingency import Setup, choose_for, prepare
 from recovery.estimates import Accuracy, Estimates
 from recovery.objectives import Objectives
-from recovery.options import stage_part, stages_of
+from recovery.options import stages_of
 from recovery.spares import place_spares
 
 BLOCKS_PER_STAGE = 3

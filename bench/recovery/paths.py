@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from bench.recovery.cluster import Ready
 from bench.recovery.subjects import Unseen
-from planner.part import Part, Technique
-from recovery.options import stage_part
+from planner.part import Part, Technique, stage_part
 from stages.bundle import Bundle
 from stages.fitting import part_of, quantised, skip_model
 from stages.fitting.activations import Runner
