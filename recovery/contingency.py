@@ -58,14 +58,6 @@ class Contingency:
     table: Mapping[frozenset[str], Choice]
     setup: Setup
 
-    def affects(self, failed: frozenset[str]) -> bool:
-        """Whether the loss of these nodes changes anything."""
-        return not self.setup.needed.isdisjoint(failed)
-
-    def look_up(self, failed: frozenset[str]) -> Choice | None:
-        """The choice that was prepared; None: not foreseen, or nothing needs to change, or nothing can be done."""
-        return self.table.get(failed)
-
     def answer(self, failed: frozenset[str]) -> Choice | None:
         """The choice that was prepared, else one made now; None: nothing needs to change, or nothing can be done."""
         found = self.table.get(failed)

@@ -75,10 +75,6 @@ class Option:
         return self.pause_s + self.latency_s
 
     @property
-    def accuracy_known(self) -> bool:
-        return self.accuracy is not None
-
-    @property
     def nodes(self) -> tuple[str, ...]:
         """The nodes that it needs, in order, each once; the head's is not among them unless it computes."""
         return tuple(dict.fromkeys(hop.node for hop in self.hops))

@@ -25,7 +25,7 @@ from itertools import pairwise
 
 from planner.chain import Chain
 from planner.cluster import NodeSpec
-from planner.part import Part, Technique, stage_part
+from planner.part import Part, Technique
 from planner.plan import Plan, Stage
 from recovery.estimates import Estimates
 from recovery.objectives import Objectives
@@ -44,11 +44,6 @@ class Bridge:
     @property
     def memory_bytes(self) -> int:
         return sum(part.memory_bytes for part in self.parts)
-
-
-def standbys(plan: Plan, chain: Chain) -> list[Part]:
-    """A standby in full precision for every stage, for the catalogue."""
-    return [stage_part(chain, stage.first_block, stage.end_block, "standby") for stage in plan.stages]
 
 
 def place_spares(

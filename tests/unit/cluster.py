@@ -32,7 +32,7 @@ from recovery.options import stages_of
 from recovery.queries import choose_head, choose_standby_head, loaded_spares, next_epoch, specs, usable
 from recovery.routes import bridge_route, plan_route
 from recovery.service import BETTER
-from recovery.spares import place_spares, standbys
+from recovery.spares import place_spares
 from recovery.state import (
     Activated,
     ClusterState,
@@ -50,7 +50,7 @@ from recovery.state import (
     apply,
 )
 from tests.unit.builders import BLOB, beat, part_ref
-from tests.unit.recovery_cases import CHAIN, ESTIMATES
+from tests.unit.recovery_cases import CHAIN, ESTIMATES, standbys
 
 BEAT_S = 0.1
 PULSE_S = 0.02

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from planner.chain import Chain
 from planner.cluster import NodeSpec
-from planner.part import SEVERITY, Part, Technique
+from planner.part import SEVERITY, Part, Technique, stage_part
 from planner.plan import Plan, Stage
 from recovery.contingency import Setup
 from recovery.estimates import Accuracy, Estimates
@@ -46,6 +46,11 @@ SKIP = spot("a", "skip", 2, 4, 0.5)
 EXIT = spot("a", "exit", 2, 6, 0.7, flops=1_000_000)
 
 STAGES = stages_of(PLAN, CHAIN)
+
+
+def standbys(plan: Plan, chain: Chain) -> list[Part]:
+    """A catalogue: a standby in full precision for every stage."""
+    return [stage_part(chain, stage.first_block, stage.end_block, "standby") for stage in plan.stages]
 
 
 def specs(*names: str, memory: int | None = None) -> tuple[NodeSpec, ...]:

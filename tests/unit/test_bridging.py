@@ -27,9 +27,8 @@ from recovery.decide import (
     bridge,
 )
 from recovery.objectives import Objectives
-from recovery.spares import standbys
 from tests.unit.cluster import Cluster
-from tests.unit.recovery_cases import CHAIN, part
+from tests.unit.recovery_cases import CHAIN, part, standbys
 
 NODES = ("a", "b", "c", "d", "e", "f")
 
@@ -241,7 +240,7 @@ def test_two_nodes_of_five_that_crash_at_once_are_healed_and_bridged_where_that_
     running = make(*"abcde")
     contingency = running.state.contingency
     assert contingency is not None
-    foreseen = contingency.look_up(frozenset(pair))
+    foreseen = contingency.answer(frozenset(pair))
     running.crash(*pair)
     running.step()
     if foreseen is not None and foreseen.option.technique != "repartition":

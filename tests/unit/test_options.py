@@ -143,7 +143,6 @@ def test_an_accuracy_that_is_not_measured_is_assumed_for_comparing_and_not_given
     standby, *others = [evaluate((A, place), "a", ESTIMATES) for place in order]
     assert standby.accuracy == 0.9
     assert [option.accuracy for option in others] == [None] * 6
-    assert not any(option.accuracy_known for option in others)
     expected = [option.expected for option in (standby, *others)]
     assert expected == sorted(expected, reverse=True)
     assert len(set(expected)) == len(expected)

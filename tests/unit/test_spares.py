@@ -18,9 +18,9 @@ from recovery.contingency import choose_for, ways
 from recovery.estimates import Estimates
 from recovery.objectives import Objectives
 from recovery.options import Placed
-from recovery.spares import place_spares, standbys
+from recovery.spares import place_spares
 from tests.unit.planner_reference import make_chain
-from tests.unit.recovery_cases import CHAIN, ESTIMATES, HEALTHY, NODES, PLAN, make_setup, part, specs
+from tests.unit.recovery_cases import CHAIN, ESTIMATES, HEALTHY, NODES, PLAN, make_setup, part, specs, standbys
 
 STAGE_BYTES = 2_000_000
 STANDBYS = standbys(PLAN, CHAIN)
