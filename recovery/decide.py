@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from planner.cluster import NodeSpec
 from recovery.objectives import Choice, Objectives
-from recovery.queries import alive, loaded_spares, lost, members, serves_already, specs, told, usable
+from recovery.queries import alive, has_all_spares, lost, members, serves_already, spares_key, specs, told, usable
 from recovery.state import ClusterState, NodeView, SparesKey, is_heard
 
 FIRST_ANSWER_S = 0.15
@@ -169,9 +169,7 @@ def _plan(state: ClusterState, policy: Policy, now_s: float) -> MakePlan | None:
         waited = now_s - state.started_s >= policy.settle_s
         return MakePlan(nodes=specs(views)) if len(names) >= policy.expected_nodes or waited else None
     if _is_void(state, views):
-        if _bridge_begins(state, now_s) or _bridge_is_kept(state, policy, now_s):
-            return None
-        return MakePlan(nodes=specs(views))
+        return None if _heal_waits(state, policy, now_s) else MakePlan(nodes=specs(views))
     if state.update == "wanted" and state.healthy and not state.draining:
         return MakePlan(nodes=specs(views))
     settled = all(now_s - view.joined_s >= policy.join_settle_s for view in views)
@@ -180,18 +178,16 @@ def _plan(state: ClusterState, policy: Policy, now_s: float) -> MakePlan | None:
     return None
 
 
-def _bridge_begins(state: ClusterState, now_s: float) -> bool:
-    """Whether a way around a failure has not answered yet: the new plan must not take the processor from it."""
-    if state.active is None or state.healthy or lost(state, now_s) or now_s - state.active_since_s > FIRST_ANSWER_S:
+def _heal_waits(state: ClusterState, policy: Policy, now_s: float) -> bool:
+    """Whether a way around a failure is left alone: for as long as the user wants it kept, and at first while it has
+    not answered, since the new plan must not take the processor from it."""
+    if state.active is None or state.healthy or lost(state, now_s):
         return False
+    bridged_s = now_s - state.active_since_s
     head = state.nodes[state.active.head].beat
     busy = head.in_flight > 0 or head.active_epoch < state.active_epoch
-    return busy and head.answered_epoch < state.active_epoch
-
-
-def _bridge_is_kept(state: ClusterState, policy: Policy, now_s: float) -> bool:
-    bridged = state.active is not None and not state.healthy and not lost(state, now_s)
-    return bridged and now_s - state.active_since_s < policy.heal_after_s
+    begins = busy and head.answered_epoch < state.active_epoch and bridged_s <= FIRST_ANSWER_S
+    return begins or bridged_s < policy.heal_after_s
 
 
 def _is_void(state: ClusterState, views: tuple[NodeView, ...]) -> bool:
@@ -251,8 +247,7 @@ def _is_drained(state: ClusterState, now_s: float) -> bool:
 def _get_ready(state: ClusterState, now_s: float) -> PlaceSpares | TellSpares | Prepare | None:
     if state.route is None or not state.healthy or lost(state, now_s):
         return None
-    ready = frozenset((spot.node, spot.part.name) for spot in loaded_spares(state, now_s))
-    key = (state.active_epoch, state.spares_epoch, ready)
+    key = spares_key(state, now_s)
     if state.prepared_for is None or state.prepared_for[:2] != key[:2]:
         # At once, with what is there, since the next failure may be near; and before nodes are told to unload what the
         # contingency so far counts on.
@@ -271,6 +266,5 @@ def _get_ready(state: ClusterState, now_s: float) -> PlaceSpares | TellSpares | 
     )
     if untold:
         return TellSpares(nodes=untold)
-    complete = len(ready) == len(state.spares) and state.spares_for == state.route.epoch
-    due = complete or now_s - state.prepared_at_s > PREPARE_EVERY_S
+    due = has_all_spares(state, key) or now_s - state.prepared_at_s > PREPARE_EVERY_S
     return Prepare(prepared_for=key) if due and key != state.prepared_for else None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from planner.cluster import NodeSpec
 from planner.plan import Plan
 from recovery.options import Placed
-from recovery.state import ClusterState, NodeView, is_heard
+from recovery.state import ClusterState, NodeView, SparesKey, is_heard
 
 
 def alive(state: ClusterState, now_s: float) -> tuple[NodeView, ...]:
@@ -61,13 +63,21 @@ def loaded_spares(state: ClusterState, now_s: float) -> tuple[Placed, ...]:
     return tuple(spot for spot in state.spares if spot.part.name in there.get(spot.node, ()))
 
 
+def spares_key(state: ClusterState, now_s: float) -> SparesKey:
+    """What is loaded now, for which what to do about each failure is to be computed."""
+    loaded = frozenset((spot.node, spot.part.name) for spot in loaded_spares(state, now_s))
+    return state.active_epoch, state.spares_epoch, loaded
+
+
+def has_all_spares(state: ClusterState, key: SparesKey) -> bool:
+    """Whether spares are chosen for the newest plan, and all of them are among what is loaded."""
+    return state.route is not None and state.spares_for >= state.route.epoch and len(key[2]) == len(state.spares)
+
+
 def is_prepared(state: ClusterState, now_s: float) -> bool:
     """Whether the next failure is decided, with every spare loaded that shall be."""
-    if state.route is None or not state.healthy or state.spares_for < state.route.epoch:
-        return False
-    wanted = frozenset((spot.node, spot.part.name) for spot in state.spares)
-    key = (state.active_epoch, state.spares_epoch, wanted)
-    return state.prepared_for == key and len(loaded_spares(state, now_s)) == len(state.spares)
+    key = spares_key(state, now_s)
+    return state.healthy and has_all_spares(state, key) and state.prepared_for == key
 
 
 def lost(state: ClusterState, now_s: float) -> frozenset[str]:
@@ -95,17 +105,9 @@ def serves_already(state: ClusterState, now_s: float) -> bool:
     return state.active is None and any(view.beat.is_head and view.beat.active_epoch for view in alive(state, now_s))
 
 
-def choose_standby_head(state: ClusterState, plan: Plan, head: str, now_s: float) -> str:
-    """A node to take over from the head: the one that stands by already, else the next of the plan; empty: none."""
-    if state.active is not None and state.active.standby_head not in ("", head):
-        names = {view.beat.node for view in usable(state, now_s)}
-        if state.active.standby_head in names:
-            return state.active.standby_head
-    return next((node for node in plan.nodes if node != head), "")
-
-
-def standby_besides(state: ClusterState, head: str, now_s: float) -> str:
-    """A node to take over from this head on the way around a failure: the one that stands by, while it is alive."""
-    names = [view.beat.node for view in usable(state, now_s) if view.beat.node != head]
+def choose_standby_head(state: ClusterState, nodes: Sequence[str], head: str, now_s: float) -> str:
+    """A node to take over from the head: the one that stands by already, else the first other of these; empty: none."""
     standby = "" if state.active is None else state.active.standby_head
-    return standby if standby in names else next(iter(names), "")
+    if standby != head and any(view.beat.node == standby for view in usable(state, now_s)):
+        return standby
+    return next((node for node in nodes if node != head), "")

@@ -41,7 +41,7 @@ from recovery.messenger import Messenger
 from recovery.model import ModelSource, Planner, Served, UpdateError
 from recovery.observer import TICK_S, Observer
 from recovery.options import Placed, stages_of
-from recovery.queries import choose_head, choose_standby_head, lost, next_epoch, standby_besides
+from recovery.queries import choose_head, choose_standby_head, lost, next_epoch, usable
 from recovery.readiness import Readiness
 from recovery.reporter import Reporter
 from recovery.routes import bridge_route, plan_route
@@ -234,8 +234,9 @@ class RecoveryService:
         if state.active is None or not action.lost & state.active.nodes:
             return  # done meanwhile
         record = self._failure(action.lost, noticed_s)
-        option = action.choice.option
-        standby = standby_besides(state, option.head, self._store.now_s) if self._policy.standby_head else ""
+        option, now_s = action.choice.option, self._store.now_s
+        names = [view.beat.node for view in usable(state, now_s)]
+        standby = choose_standby_head(state, names, option.head, now_s) if self._policy.standby_head else ""
         route = bridge_route(option, self._served.models, epoch=next_epoch(state), standby_head=standby)
         # Applied first: whatever happens meanwhile must not lead to the same bridge again.
         self._store.apply(Activated(route=route, drain=False, now_s=self._store.now_s))
@@ -316,7 +317,8 @@ class RecoveryService:
         largest_end = max(chain.cut_bytes[0], chain.cut_bytes[-1])
         ends_fit = largest_end <= self._data.max_payload_bytes - HEADER_RESERVE_BYTES
         head = choose_head(self.state, plan, now_s) if ends_fit else plan.stages[0].node
-        standby = choose_standby_head(self.state, plan, head, now_s) if self._policy.standby_head and ends_fit else ""
+        stands_by = self._policy.standby_head and ends_fit
+        standby = choose_standby_head(self.state, plan.nodes, head, now_s) if stands_by else ""
         return plan_route(
             hops,
             served.models,

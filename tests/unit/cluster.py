@@ -292,8 +292,9 @@ class Cluster:
 
     def _bridge(self, action: Bridge) -> None:
         option = action.choice.option
-        others = (view.beat.node for view in usable(self.state, self.now_s) if view.beat.node != option.head)
-        route = bridge_route(option, MODELS, epoch=next_epoch(self.state), standby_head=next(others, ""))
+        names = [view.beat.node for view in usable(self.state, self.now_s)]
+        standby = choose_standby_head(self.state, names, option.head, self.now_s)
+        route = bridge_route(option, MODELS, epoch=next_epoch(self.state), standby_head=standby)
         self.apply(Activated(route=route, drain=False, now_s=self.now_s))
         self._announce(route.epoch, drain=False, route=route)
 
@@ -304,7 +305,7 @@ class Cluster:
             self.apply(KeptPlan(nodes=names))
             return
         head = choose_head(self.state, plan, self.now_s)
-        standby = choose_standby_head(self.state, plan, head, self.now_s) if self.policy.standby_head else ""
+        standby = choose_standby_head(self.state, plan.nodes, head, self.now_s) if self.policy.standby_head else ""
         route = plan_route(
             stages_of(plan, CHAIN),
             MODELS,

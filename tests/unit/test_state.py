@@ -342,12 +342,12 @@ def leader(*alive: str, leaving: tuple[str, ...] = (), **facts: Any) -> tuple[st
     """Head and standby head of a plan on a, b, c, while a route on a, b, c is active and these nodes are there."""
     state = after(*(heard(name, leaving=name in leaving) for name in alive), *active("a", "b", "c", **facts))
     head = choose_head(state, THREE, 0.0)
-    return head, choose_standby_head(state, THREE, head, 0.0)
+    return head, choose_standby_head(state, THREE.nodes, head, 0.0)
 
 
 def test_the_first_head_is_on_the_first_stage_s_node_and_the_next_node_stands_by() -> None:
     state = after(heard("a"), heard("b"), heard("c"))
-    assert (choose_head(state, THREE, 0.0), choose_standby_head(state, THREE, "a", 0.0)) == ("a", "b")
+    assert (choose_head(state, THREE, 0.0), choose_standby_head(state, THREE.nodes, "a", 0.0)) == ("a", "b")
 
 
 def test_a_head_that_is_there_stays_the_head_whatever_the_plan_and_so_does_its_standby() -> None:
@@ -368,7 +368,7 @@ def test_when_head_and_standby_are_lost_the_first_stage_s_node_leads() -> None:
 
 def test_a_single_node_has_no_standby() -> None:
     state = after(heard("a"), *active("a"))
-    assert choose_standby_head(state, PLAN, "a", 0.0) == ""
+    assert choose_standby_head(state, PLAN.nodes, "a", 0.0) == ""
 
 
 def test_a_plan_ends_what_was_said_about_there_being_none() -> None:
