@@ -48,6 +48,7 @@ class Observer:
 
     Args:
         clock: must be the store's; the observer ticks it.
+        speeds: of the model that serves; who serves another one replaces it.
         on_loss: called at once when a node of the active route is lost.
         on_news: called when something may lead to a decision.
     """
@@ -60,6 +61,7 @@ class Observer:
         store: Store,
         clock: OwnClock,
         journal: Journal,
+        speeds: SpeedMeter,
         on_loss: Callable[[], None],
         on_news: Callable[[], None],
     ) -> None:
@@ -72,8 +74,7 @@ class Observer:
         self._on_news = on_news
         self._watch: PresenceWatch = NoPresence()
         self.rates = RateMeter()
-        self.speeds: SpeedMeter | None = None
-        """Set by whoever wants speeds measured."""
+        self.speeds = speeds
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -126,8 +127,7 @@ class Observer:
             self._on_news()
 
     def _measure(self, news: Beat, now_s: float) -> None:
-        if self.speeds is not None:
-            self.speeds.observe(news)
+        self.speeds.observe(news)
         if news.is_head:
             self.rates.count(news.incarnation, news.answered, now_s)
             self._journal.head_says(

@@ -133,18 +133,16 @@ class Readiness:
 
     def _observe_latency(self, served: Served) -> None:
         """What the head measures on the plan's route, less what the stages compute, is for the messages."""
-        state, speeds = self._store.state, self._observer.speeds
-        assert state.active is not None  # noqa: S101 - refresh checked that it is healthy
+        state, estimates = self._store.state, self._estimates(served)
+        assert state.plan is not None  # noqa: S101 - refresh checked that it is healthy
+        assert state.active is not None  # noqa: S101 - the same
         head = state.nodes[state.active.head].beat
-        if speeds is None or head.answered_epoch != state.active_epoch or head.latency_s == 0:
+        if head.answered_epoch != state.active_epoch or head.latency_s == 0:
             return
-        flops_per_s, chain = speeds.flops_per_s, served.source.chain
-        hops = state.active.hops
-        if not all(hop.node in flops_per_s for hop in hops):
+        hops = stages_of(state.plan, served.source.chain)
+        if not all(hop.node in estimates.speeds for hop in hops):
             return
-        computing_s = sum(
-            sum(chain.block_flops[hop.part.first_block : hop.part.end_block]) / flops_per_s[hop.node] for hop in hops
-        )
+        computing_s = sum(estimates.part_s(hop.part, hop.node) for hop in hops)
         places = [state.active.head, *(hop.node for hop in hops), state.active.head]
         messages = sum(one != other for one, other in pairwise(places))
         self.experience.answered(head.latency_s, computing_s, messages)
@@ -154,11 +152,11 @@ class Readiness:
             self._refining.cancel()
 
     def _estimates(self, served: Served) -> Estimates:
-        healthy, speeds = served.source.healthy, self._observer.speeds
+        healthy = served.source.healthy
         return Estimates(
             chain=served.source.chain,
             healthy=None if healthy is None else Accuracy(value=healthy.value, low=healthy.low, high=healthy.high),
-            speeds={} if speeds is None else dict(speeds.flops_per_s),
+            speeds=dict(self._observer.speeds.flops_per_s),
             cluster=self._cluster,
             timings=self.experience.timings,
         )

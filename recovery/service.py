@@ -107,10 +107,10 @@ class RecoveryService:
             store=self._store,
             clock=own_clock,
             journal=self._journal,
+            speeds=SpeedMeter(source.chain),
             on_loss=self._react,
             on_news=self._wake.set,
         )
-        self._observer.speeds = SpeedMeter(source.chain)
         self._readiness = Readiness(
             store=self._store,
             messenger=self._messenger,
