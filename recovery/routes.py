@@ -29,7 +29,7 @@ def plan_route(
     return Route(
         epoch=epoch,
         blocks=hops[-1].part.end_block,
-        hops=tuple(RouteHop(node=hop.node, part=part_ref(hop.part, models)) for hop in hops),
+        hops=_hops(hops, models),
         head=head,
         standby_head=standby_head,
         expected_accuracy=expected_accuracy,
@@ -42,10 +42,14 @@ def bridge_route(option: Option, models: Models, *, epoch: int, standby_head: st
     return Route(
         epoch=epoch,
         blocks=option.hops[-1].part.end_block,
-        hops=tuple(RouteHop(node=hop.node, part=part_ref(hop.part, models)) for hop in option.hops),
+        hops=_hops(option.hops, models),
         head=option.head or option.hops[0].node,
         standby_head=standby_head,
         technique=option.technique,
         exit=next((hop.part.name for hop in option.hops if hop.part.technique == "exit"), ""),
         expected_accuracy=option.accuracy,
     )
+
+
+def _hops(placed: Sequence[Placed], models: Models) -> tuple[RouteHop, ...]:
+    return tuple(RouteHop(node=spot.node, part=part_ref(spot.part, models)) for spot in placed)
