@@ -12,18 +12,16 @@ heartbeat: 100ms
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from broker.errors import SubjectError
 from broker.subjects import check_name
+from understudy.fields import Duration, Size
 from understudy.files import explain, read_yaml
 from understudy.objectives import RecoveryConfig
-from understudy.quantities import ConfigError, parse_duration, parse_size
-
-Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+from understudy.quantities import ConfigError
 
 
 def _checked(kind: str, name: str) -> str:

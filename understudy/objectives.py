@@ -6,30 +6,15 @@ import json
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recovery.decide import Policy
 from recovery.objectives import Objectives, Weights
 from recovery.options import LABELS, Label
+from understudy.fields import Duration, DurationOrZero, SizeOrZero
 from understudy.files import explain, read_yaml
-from understudy.quantities import ConfigError, parse_duration, parse_size
+from understudy.quantities import ConfigError
 
-Duration = Annotated[
-    float, BeforeValidator(parse_duration), Field(gt=0), PlainSerializer(lambda seconds: f"{seconds * 1e3:g}ms")
-]
-Wait = Annotated[
-    float, BeforeValidator(parse_duration), Field(ge=0), PlainSerializer(lambda seconds: f"{seconds * 1e3:g}ms")
-]
-Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 CHOICES: tuple[Label, ...] = tuple(label for label in LABELS if label != "none")
@@ -55,9 +40,9 @@ class RecoveryConfig(BaseModel):
     max_downtime: Duration | None = None
     weights: WeightsConfig = WeightsConfig()
     techniques: tuple[str, ...] = CHOICES
-    spare_memory: Size | None = None
+    spare_memory: SizeOrZero | None = None
     standby_head: bool = True
-    heal_after: Wait = 0.0
+    heal_after: DurationOrZero = 0.0
 
     @field_validator("techniques")
     @classmethod

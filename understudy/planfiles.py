@@ -12,12 +12,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from planner.chain import Chain, ChainError
 from planner.cluster import Cluster, ClusterError, NodeSpec
+from understudy.fields import SizeOrZero
 from understudy.files import explain, read_yaml
-from understudy.quantities import ConfigError, parse_size
+from understudy.quantities import ConfigError
 
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
-Size = Annotated[int, BeforeValidator(parse_size)]
 
 
 def _no_link(value: Any) -> Any:
@@ -47,7 +47,7 @@ class NodeEntry(_Strict):
     """See `planner.cluster.NodeSpec`."""
 
     name: str
-    memory_bytes: Size | None = None
+    memory_bytes: SizeOrZero | None = None
     flops_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
@@ -62,7 +62,7 @@ class ClusterFile(_Strict):
     source_bytes_per_s: tuple[Link, ...] | None = None
     sink_bytes_per_s: tuple[Link, ...] | None = None
     message_overhead_s: Number = 0.0
-    max_payload_bytes: Size | None = None
+    max_payload_bytes: SizeOrZero | None = None
 
 
 Model = TypeVar("Model", ChainFile, ClusterFile)
