@@ -62,8 +62,6 @@ class FaultyCluster(LocalCluster):
         super().__init__(config, pipeline=pipeline, settings=settings)
         self.names = tuple(node.name for node in config.nodes)
         self._arguments: dict[str, tuple[str, ...]] = {}
-        self._read = 0
-        self._log: list[dict[str, Any]] = []
 
     @property
     def control_url(self) -> str | None:
@@ -115,20 +113,6 @@ class FaultyCluster(LocalCluster):
             document = await self.status()
             raise NotReadyError(f"not ready after {READY_S:g} s: {why}; see {self.keep_logs(document)}") from None
 
-    def events(self) -> list[dict[str, Any]]:
-        """What the controller has logged so far."""
-        with self.children["controller"].log_path.open("rb") as stream:
-            stream.seek(self._read)
-            data = stream.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for line in whole.splitlines():
-            try:
-                self._log.append(json.loads(line))
-            except ValueError:
-                continue
-        return self._log
-
     def record_of(self, document: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """The newest record of a failure of one of these nodes; empty if there is none."""
         wanted = set(names)
@@ -139,8 +123,6 @@ class FaultyCluster(LocalCluster):
 
     async def _spawn(self, name: str, arguments: Sequence[str]) -> None:
         self._arguments[name] = tuple(arguments)
-        if name == "controller":
-            self._read, self._log = 0, []
         await super()._spawn(name, arguments)
 
     def _judge(self, document: Mapping[str, Any]) -> tuple[Ready | None, str]:
@@ -153,26 +135,13 @@ class FaultyCluster(LocalCluster):
         missing += [name for name in self.names if name in nodes and nodes[name]["epoch"] != epoch]
         if missing:
             return None, f"{', '.join(sorted(set(missing)))} have no stage of epoch {epoch}"
-        # The status document does not say what stands by, the log does.
-        placed, prepared = None, -1
-        for event in self.events():
-            match event.get("event"):
-                case "activated":
-                    placed, prepared = None, -1
-                case "spares-placed":  # where they are those that were there before, that was prepared already
-                    placed = event["spares"]
-                case "prepared" if event["epoch"] == epoch:
-                    prepared = event["spares"]
-        if placed is None or prepared != len(placed):
-            return None, f"spares are being loaded: {placed}, prepared with {prepared}"
-        spares: dict[str, list[str]] = {}
-        for spot in placed:
-            node, _, part = spot.partition(" ")
-            spares.setdefault(node, []).append(part)
+        spares = {name: tuple(node["spares"]) for name, node in nodes.items() if node["spares"]}
+        if not document["prepared"]:
+            return None, f"spares are being loaded; so far: {spares}"
         stages = {name: tuple(nodes[name]["stages"][0]) for name in self.names}
         return Ready(
             epoch=epoch,
             stages=dict(sorted(stages.items(), key=lambda item: item[1])),
             head=next(name for name, node in nodes.items() if node["head"]),
-            spares={node: tuple(parts) for node, parts in spares.items()},
+            spares=spares,
         ), ""
