@@ -1,4 +1,4 @@
-"""What benchmarks share: medians and ratios, the time between hops, CPU and memory of processes, JSON."""
+"""What benchmarks share: medians and ratios, the time between hops, CPU and memory of processes, JSON, how they run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+import sys
+import tempfile
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
+
+import uvloop
+from rich.console import Console
+
+from broker.errors import UnderstudyError
+from understudy.logs import set_up_logs
+from understudy.settings import Settings, read_settings
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -191,3 +201,30 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+# ---- commands ------------------------------------------------------------------------------------------------------
+
+
+def terminal(width: int = 150) -> Console:
+    """A pipe has no width of its own, and tables must not be folded to 80 columns there."""
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=width)
+
+
+@contextmanager
+def scratch() -> Iterator[tuple[Path, Settings]]:
+    """A folder, and settings with a run folder of their own: nothing that runs here already is found or disturbed.
+    From here on only errors are logged."""
+    with tempfile.TemporaryDirectory(prefix="understudy-bench-") as folder:
+        settings = replace(read_settings(), broker=None, control_broker=None, run_dir=Path(folder) / "run")
+        set_up_logs(settings, default_level="error")
+        yield Path(folder), settings
+
+
+def run(benchmark: Coroutine[Any, Any, bool], console: Console) -> int:
+    """The exit code: 0 where everything was right, 1 where it was not, or that of the error that ended it."""
+    try:
+        return 0 if uvloop.run(benchmark) else 1
+    except UnderstudyError as error:
+        console.print(f"[red]{error}[/]")
+        return error.exit_code

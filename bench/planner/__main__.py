@@ -11,8 +11,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from bench import harness
 from bench.planner.measure import FULL, QUICK, measure
 from bench.planner.plot import MissingPlotterError, load_plotter, plot
@@ -35,8 +33,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
-    # A pipe has no width of its own, and tables must not be folded to 80 columns there.
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=150)
+    console = harness.terminal()
     if options.plot is not None:
         try:
             load_plotter()  # before minutes of measuring, not after them

