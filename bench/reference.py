@@ -7,6 +7,7 @@ answered with the scores of every frame, run one by one. It ends with its stdin.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import sys
@@ -182,7 +183,11 @@ class Reference:
 
 
 def main(arguments: Sequence[str]) -> None:
-    whole = Whole(load(arguments[0], Path(arguments[1])))
+    parser = argparse.ArgumentParser(prog="python -m bench.reference", description=__doc__)
+    parser.add_argument("subject", metavar="SUBJECT")
+    parser.add_argument("scratch", metavar="SCRATCH", type=Path, help="a folder for what the subject is made of")
+    options = parser.parse_args(arguments)
+    whole = Whole(load(options.subject, options.scratch))
     answer: Callable[[Any], None] = lambda value: print(json.dumps(value), flush=True)  # noqa: E731
     for line in sys.stdin:
         request = json.loads(line)

@@ -160,7 +160,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--technique", action="append", choices=FORCED, help="techniques to force; repeatable; default: all"
     )
-    parser.add_argument("--rate", type=float, metavar="R", help=f"frames/s; default: {SHARE:.0%} of the largest rate")
+    parser.add_argument("--rate", type=float, metavar="R", help=f"frames/s; default: {SHARE:.0%}% of the largest rate")
     parser.add_argument("--accuracy", action="store_true", help="only ResNet-32's accuracy while a stage is lost")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the times to the first answer")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+import bench
 from bench import harness
 from bench.pipeline import client_window
 from bench.subjects import MissingSubjectError, data_file, load
 from bench.throughput import parse
 from stages.flow import Flow
+
+FOLDER = Path(bench.__file__).parent
+
+COMMANDS = sorted(
+    ".".join(path.relative_to(FOLDER.parent).with_suffix("").parts).removesuffix(".__main__")
+    for path in FOLDER.rglob("*.py")
+    if 'if __name__ == "__main__":' in path.read_text()
+)
 
 
 @dataclass(frozen=True)
@@ -132,3 +143,11 @@ def test_wrong_stages_are_refused_with_the_option_s_name(text: str, capsys: pyte
     with pytest.raises(SystemExit):
         parse(["--stages", text])
     assert "--stages" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_how_it_is_used(command: str) -> None:
+    argv = [sys.executable, "-m", command, "--help"]
+    done = subprocess.run(argv, cwd=FOLDER.parent, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"python -m {command}" in done.stdout
