@@ -21,6 +21,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 LAYOUTS = (
     "'images' or 'x' (N, ...), or 'jpeg' or 'png' with 'offsets' (N + 1,); 'labels' (N,) and 'classes' are optional"
 )
+HELD_OUT_SHARE = 5
+"""Where there is no other data to measure on, one image in so many is kept out of the fit for that."""
 
 Array = NDArray[Any]
 
@@ -58,6 +60,17 @@ class CalibrationData:
             read=lambda index: read(chosen[index]),
             raw=lambda index: raw(chosen[index]),
         )
+
+    def divided(self) -> tuple[CalibrationData, CalibrationData]:
+        """What to fit to, and what to measure on: a fifth of the images, at random, always the same, since data may be
+        sorted by class.
+
+        Raises:
+            CalibrationError: there are too few images to divide.
+        """
+        order = np.random.default_rng(0).permutation(self.count)
+        kept = self.count // HELD_OUT_SHARE
+        return self.subset(np.sort(order[kept:])), self.subset(np.sort(order[:kept]))
 
     def batches(self, size: int = 64) -> Iterator[tuple[Array, NDArray[np.int64] | None]]:
         """Batches in order, the last may be smaller: input (n, ...) in the model's dtype, and labels (n,) or None.

@@ -19,17 +19,14 @@ from pathlib import Path
 from broker.errors import UnderstudyError
 from broker.process import spawn, terminate
 from stages.bundle import Bundle
+from stages.calibration import HELD_OUT_SHARE
 from stages.calibration_pack import load_bundle_calibration
 from stages.errors import CalibrationError
 from stages.fitting import FittedPart, fit_parts, measure
-from stages.fitting.activations import Sample
 from stages.graph import ModelGraph
 from stages.manifest import PartRecord
 
 LEAST_PRIORITY = 19
-HELD_OUT_SHARE = 5
-"""One image in so many is kept out of the fit, to measure on."""
-
 TIMEOUT_S = 600.0
 INDEX = "parts.json"
 
@@ -85,7 +82,8 @@ def main(arguments: Sequence[str]) -> None:
     data = load_bundle_calibration(bundle, graph)
     if data is None:
         raise CalibrationError(f"bundle '{bundle.folder}' holds no calibration data")
-    fit_on, measure_on = _split(Sample.of(data))
+    # Too few to divide are fitted to and measured on: an accuracy that flatters is better than none.
+    fit_on, measure_on = data.divided() if data.count >= HELD_OUT_SHARE else (data, data)
     exits = sorted({first for first, _ in spans})
     parts, healthy = measure(graph, fit_parts(graph, fit_on, stages=spans, exits=exits), measure_on)
     anchor = bundle.manifest.held_out
@@ -105,13 +103,6 @@ def _scaled(part: FittedPart, factor: float) -> FittedPart:
         return part
     value, low, high = (min(1.0, number * factor) for number in (found.value, found.low, found.high))
     return part.with_accuracy(found.model_copy(update={"value": value, "low": low, "high": high}))
-
-
-def _split(sample: Sample) -> tuple[Sample, Sample]:
-    count = max(1, len(sample) - len(sample) // HELD_OUT_SHARE)
-    labels = sample.labels
-    rest = Sample(inputs=sample.inputs[count:], labels=None if labels is None else labels[count:])
-    return sample.head(count), rest if len(rest) else sample
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from stages.graph import ModelGraph
     from stages.manifest import Manifest
 
-HELD_OUT_SHARE = 5
-"""Of calibration data alone every so manieth image, at random, measures and is not fitted to."""
 MEASURED_IMAGES = 4000
 
 Tell = Callable[[str], None]
@@ -54,22 +52,6 @@ def planned_stages(graph: ModelGraph, nodes: Sequence[int], *, single: bool = Tr
     return sorted(found)
 
 
-def divide(calibration: CalibrationData, held_out: CalibrationData | None) -> tuple[CalibrationData, CalibrationData]:
-    """What to fit to and what to measure on; without data for the latter a fifth of the former, at random, always the
-    same: data may be sorted by class.
-
-    Raises:
-        CalibrationError: there are too few images to divide.
-    """
-    import numpy as np
-
-    if held_out is not None:
-        return calibration, held_out
-    order = np.random.default_rng(0).permutation(calibration.count)
-    kept = calibration.count // HELD_OUT_SHARE
-    return calibration.subset(np.sort(order[kept:])), calibration.subset(np.sort(order[:kept]))
-
-
 def limited(data: CalibrationData, most: int) -> CalibrationData:
     """At most so many of the images, drawn at random, always the same: the first ones may be all of one class."""
     import numpy as np
@@ -90,11 +72,11 @@ def fit_for_bundle(
     on_progress: Tell | None = None,
     on_note: Tell | None = None,
 ) -> Prepared:
-    """Parts for the stages, and exits at the cuts, fitted on one part of the data and measured on the other; and the
-    images themselves.
+    """Parts for the stages, and exits at the cuts, fitted on `calibration` and measured on `held_out`, else on a fifth
+    of the former; and the images themselves.
 
     Raises:
-        CalibrationError: an image cannot be used.
+        CalibrationError: an image cannot be used, or there are too few to divide.
         ModelError: the model cannot be used.
     """
     from stages.calibration_pack import MAX_IMAGES, pack_calibration
@@ -102,7 +84,7 @@ def fit_for_bundle(
     from stages.fitting.exits import is_classifier
     from stages.manifest import CALIBRATION_FILE
 
-    fit_data, measured_data = divide(calibration, held_out)
+    fit_data, measured_data = calibration.divided() if held_out is None else (calibration, held_out)
     fit_data, measured_data = limited(fit_data, MAX_IMAGES), limited(measured_data, MEASURED_IMAGES)
     parts = fit_parts(graph, fit_data, stages=stages, exits=exits, on_progress=on_progress, on_note=on_note)
     changes: dict[str, Any] = {}

@@ -37,9 +37,6 @@ class Sample:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def head(self, count: int) -> Sample:
-        return Sample(inputs=self.inputs[:count], labels=None if self.labels is None else self.labels[:count])
-
     def take(self, indices: NDArray[np.int64]) -> Sample:
         return Sample(inputs=self.inputs[indices], labels=None if self.labels is None else self.labels[indices])
 

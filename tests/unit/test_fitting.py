@@ -18,7 +18,7 @@ from stages.graph import ModelGraph
 from tests import onnx_models
 from tests.data import data_file
 from understudy.data import digits_bundle
-from understudy.fitting import divide, planned_stages
+from understudy.fitting import planned_stages
 
 DIGITS = digits_bundle()
 GRAPH = ModelGraph.load(DIGITS.model_path)
@@ -237,12 +237,12 @@ def test_calibration_images_survive_packing_bit_by_bit(tmp_path: Path) -> None:
 
 def test_a_fifth_is_held_out_where_no_other_data_is_given() -> None:
     data = load_calibration(DIGITS.path("frames.npz"), DIGITS.manifest.input, GRAPH.inputs)
-    fit, judge = divide(data, None)
+    fit, judge = data.divided()
     assert (fit.count, judge.count) == (320, 80)
     seen = {fit.raw(index) for index in range(fit.count)}
     assert not any(judge.raw(index) in seen for index in range(judge.count))
     with pytest.raises(CalibrationError, match="too few"):
-        divide(data.subset([0, 1]), None)
+        data.subset([0, 1]).divided()
 
 
 def test_stages_of_every_plan_and_single_blocks_are_prepared_for() -> None:
