@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
 import uvloop
 
 from broker.port import Message
-from broker.process import spawn, terminate
-from broker.server import find_binary
 
 WAIT_S = 5.0
-START_S = 8.0
 
 
 class Inbox:
@@ -52,21 +48,3 @@ async def eventually(condition: Callable[[], bool | Awaitable[bool]], *, within_
             if outcome is True or (not isinstance(outcome, bool) and await outcome):
                 return
             await asyncio.sleep(0.005)
-
-
-@pytest.fixture
-async def without_jetstream(tmp_path: Path) -> AsyncIterator[str]:
-    """The URL of a nats-server that keeps nothing."""
-    log = tmp_path / "log"
-    with log.open("wb") as output:
-        process = await spawn(
-            [str(find_binary()), "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", str(tmp_path)],
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        ports = tmp_path / f"{find_binary().name}_{process.pid}.ports"
-        await eventually(lambda: ports.exists() and '"nats"' in ports.read_text(), within_s=START_S)
-        yield f"nats://127.0.0.1:{ports.read_text().split('127.0.0.1:')[1].split(chr(34))[0]}"
-    finally:
-        await terminate(process, 2.0)

@@ -17,12 +17,6 @@ AGE_S = 0.5
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[NatsServer]:
-    async with await NatsServer.start() as server:
-        yield server
-
-
-@pytest.fixture
 async def one(server: NatsServer) -> AsyncIterator[Broker]:
     broker = await connect(server.control_url, name="one")
     yield broker

@@ -20,12 +20,6 @@ ABOVE_TTL_S = 3 * TTL_S
 RESTART_S = 8.0
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[NatsServer]:
-    async with await NatsServer.start() as server:
-        yield server
-
-
 @pytest.fixture(params=["data", "control"])
 async def url(server: NatsServer, request: pytest.FixtureRequest) -> str:
     """Either account keeps leases: where control has none of its own, both roles share one."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.integration.harness import Shell, Up
 from tests.integration.stranger import Stranger, stranger
 from understudy.data import digits_bundle, digits_frames
+
+if TYPE_CHECKING:
+    from tests.integration.test_roles import Cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,15 @@ def pipeline(shared_shell: Shell) -> Iterator[Up]:
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     return Shell(tmp_path / "shell")
+
+
+@pytest.fixture
+async def cluster(shell: Shell) -> AsyncIterator[Cluster]:
+    """A nats-server; roles are added by the test, and end with it."""
+    from tests.integration.flow import open_cluster  # it imports this file
+
+    async with open_cluster(shell) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -4,43 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 import understudy
-from broker.server import find_binary
 from tests.integration.conftest import Digits
-from tests.integration.harness import POLL_S, Shell, survivors
-
-READY_S = 10.0
-
-
-@pytest.fixture
-def plain_server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """(URL, process) of `nats-server` with nothing but a free port."""
-    folder = tmp_path / "server"
-    folder.mkdir()
-    log = (folder / "log").open("wb")
-    binary = str(find_binary())
-    with log, subprocess.Popen([binary, "-p", "-1", "--ports_file_dir", str(folder)], stderr=log) as process:
-        try:
-            yield _address(folder, process), process
-        finally:
-            process.kill()
-
-
-def _address(folder: Path, process: subprocess.Popen[bytes]) -> str:
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            text = (folder / f"nats-server_{process.pid}.ports").read_text()
-            return f"nats://127.0.0.1:{json.loads(text)['nats'][0].rpartition(':')[2]}"
-        except (FileNotFoundError, json.JSONDecodeError):
-            time.sleep(POLL_S)
-    raise AssertionError(f"nats-server did not start: {(folder / 'log').read_text()}")
+from tests.integration.harness import Shell, survivors
 
 
 async def test_a_pipeline_runs_at_an_existing_broker_and_leaves_it_running(

@@ -5,23 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
-
-import pytest
 
 from stages.node import LEAVE_S
 from tests.integration.conftest import Digits
-from tests.integration.flow import head_of, nodes_of, open_cluster, prepared, right, streaming
-from tests.integration.harness import Running, Shell, eventually
+from tests.integration.flow import head_of, nodes_of, prepared, right, streaming
+from tests.integration.harness import Running, eventually
 from tests.integration.test_roles import Cluster
 
 LEFT_S = LEAVE_S + 5.0
-
-
-@pytest.fixture
-async def cluster(shell: Shell) -> AsyncIterator[Cluster]:
-    async with open_cluster(shell) as cluster:
-        yield cluster
 
 
 async def three(cluster: Cluster, digits: Digits) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import stat
 import time
-from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from itertools import permutations
 
@@ -99,12 +98,6 @@ async def test_a_pipeline_that_is_measured_keeps_answering(pipeline: Up, shared_
         outcome = await measuring
     assert answered >= 50
     assert (outcome.code, json.loads(outcome.out)["failures"]) == (0, [])
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[NatsServer]:
-    async with await NatsServer.start() as running:
-        yield running
 
 
 def add_node(stack: ExitStack, shell: Shell, server: NatsServer, name: str, url: str) -> Running:

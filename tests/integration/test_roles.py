@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +13,9 @@ from typing import Any
 import pytest
 
 import understudy
-from broker.connect import connect
-from broker.server import NatsServer
 from tests.integration.conftest import Digits
 from tests.integration.harness import Running, Shell, eventually
 from tests.integration.stranger import stranger
-from understudy.discovery import statuses
 
 READY_S = 20.0
 HEAL_S = 20.0
@@ -60,22 +57,6 @@ class Cluster:
 
 def hosts(document: dict[str, Any]) -> set[str]:
     return {node["name"] for node in document.get("nodes", []) if node["alive"] and node["stages"]}
-
-
-@pytest.fixture
-async def cluster(shell: Shell) -> AsyncIterator[Cluster]:
-    """A nats-server; roles are added by the test, and end with it."""
-    async with await NatsServer.start() as server:
-        observer = await connect(server.url, name="observer")
-
-        async def look() -> dict[str, Any]:
-            return (await statuses(observer, until="digits")).get("digits", {})
-
-        try:
-            with ExitStack() as stack:
-                yield Cluster(shell, server.url, look, stack)
-        finally:
-            await observer.close()
 
 
 @pytest.fixture

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from broker.process import spawn, terminate
-from broker.server import find_binary
 from tests.integration.conftest import Digits
-from tests.integration.flow import nodes_of, open_cluster, prepared, right, streaming
+from tests.integration.flow import nodes_of, prepared, right, streaming
 from tests.integration.harness import Running, Shell, eventually
 from tests.integration.test_roles import Cluster
 
 TAKES_OVER_S = 12.0
-
-
-@pytest.fixture
-async def cluster(shell: Shell) -> AsyncIterator[Cluster]:
-    async with open_cluster(shell) as cluster:
-        yield cluster
 
 
 async def logged(running: Running, event: str) -> None:
@@ -125,26 +112,10 @@ async def test_a_second_controller_that_was_not_told_to_stand_by_is_refused(
 
 
 async def test_to_stand_by_at_a_broker_without_jetstream_is_refused(
-    digits: Digits, shell: Shell, tmp_path: Path
+    digits: Digits, shell: Shell, without_jetstream: str
 ) -> None:
-    binary = find_binary()
-    with (tmp_path / "server.log").open("wb") as output:
-        options = ["-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", str(tmp_path)]
-        server = await spawn([str(binary), *options], stdout=output, stderr=output)
-    try:
-        file = tmp_path / f"{binary.name}_{server.pid}.ports"
-
-        async def look() -> Any:
-            try:
-                return json.loads(file.read_text())["nats"][0]
-            except (OSError, ValueError):
-                return None
-
-        url = await eventually(look, bool, within_s=TAKES_OVER_S, what="a nats-server")
-        arguments = ("controller", "--bundle", str(digits.bundle), "--broker", url, "--standby")
-        refused = await asyncio.to_thread(shell.run, *arguments)
-        assert refused.code == 2, refused.err
-        assert "has no JetStream" in refused.err
-        assert "Traceback" not in refused.err
-    finally:
-        await terminate(server, 2.0)
+    arguments = ("controller", "--bundle", str(digits.bundle), "--broker", without_jetstream, "--standby")
+    refused = await asyncio.to_thread(shell.run, *arguments)
+    assert refused.code == 2, refused.err
+    assert "has no JetStream" in refused.err
+    assert "Traceback" not in refused.err

@@ -6,14 +6,13 @@ import asyncio
 import json
 import shutil
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integration.conftest import Digits
-from tests.integration.flow import open_cluster, prepared, right, streaming
+from tests.integration.flow import prepared, right, streaming
 from tests.integration.harness import Running, Shell, eventually
 from tests.integration.test_recovery import Stream
 from tests.integration.test_roles import Cluster
@@ -26,12 +25,6 @@ AGAIN_S = 20.0
 @pytest.fixture(scope="module")
 def second(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return version_of(digits, tmp_path_factory.mktemp("second") / "digits-v2", shifted)
-
-
-@pytest.fixture
-async def cluster(shell: Shell) -> AsyncIterator[Cluster]:
-    async with open_cluster(shell) as cluster:
-        yield cluster
 
 
 def cache(cluster: Cluster, name: str) -> Path:
