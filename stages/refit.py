@@ -12,11 +12,11 @@ import asyncio
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from broker.errors import UnderstudyError
+from broker.folder import TemporaryFolder
 from broker.process import spawn, terminate
 from stages.bundle import Bundle
 from stages.calibration import HELD_OUT_SHARE
@@ -43,13 +43,13 @@ async def refit(bundle: Bundle, spans: Sequence[Span]) -> list[FittedPart]:
     Raises:
         RefitError: it failed, or took too long.
     """
-    with tempfile.TemporaryDirectory(prefix="understudy-refit-") as folder:
-        output = Path(folder)
+    with TemporaryFolder.make("understudy-refit-") as folder:
+        output = folder.path
         log_path = output / "log"
         words = [f"{first}-{end}" for first, end in spans]
         with log_path.open("wb") as log:
             process = await spawn(
-                [sys.executable, "-m", "stages.refit", str(bundle.folder), folder, *words], stdout=log, stderr=log
+                [sys.executable, "-m", "stages.refit", str(bundle.folder), str(output), *words], stdout=log, stderr=log
             )
         try:
             async with asyncio.timeout(TIMEOUT_S):

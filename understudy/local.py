@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from asyncio.subprocess import Process
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -20,6 +18,7 @@ import structlog
 
 from broker.connect import connect
 from broker.errors import UnderstudyError
+from broker.folder import TemporaryFolder
 from broker.port import Broker
 from broker.process import spawn, terminate
 from broker.server import NatsServer
@@ -150,8 +149,9 @@ class LocalCluster:
         # Before anything is started: a second `up` of the same name must not disturb the first.
         self._note()
         self._stack.callback(lambda: registry.remove(self._run()))
-        self._folder = _make_folder()
-        self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+        folder = TemporaryFolder.make(_FOLDER_PREFIX)
+        self._stack.callback(folder.remove)
+        self._folder = folder.path
         if not self.broker_url:
             server = await NatsServer.start(port=self._config.port, max_payload_bytes=self._config.max_payload)
             self._server = server
@@ -275,15 +275,6 @@ class LocalCluster:
                 child.process.send_signal(signal.SIGCONT)
         if self._server is not None and self._server.running:
             os.kill(self._server.pid, signal.SIGCONT)
-
-
-def _make_folder() -> Path:
-    """A folder for this run; those of supervisors that were killed are removed."""
-    for old in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
-        pid = old.name.removeprefix(_FOLDER_PREFIX).partition("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
-            shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-"))
 
 
 def _tail(path: Path) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from broker.control import BlobRef
+from broker.folder import TemporaryFolder
 from recovery.model import UpdateError
 from stages.blobs import BlobExchange, BlobStore
 from stages.bundle import Bundle, check_name
 from stages.manifest import MANIFEST_FILE, Manifest
 from stages.source import SubmodelSource
 from understudy.bundles import check_stages, load_model
+
+FOLDER_PREFIX = "understudy-update-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,7 @@ class Version:
     name: str
     manifest: str
     source: SubmodelSource
-    folder: tempfile.TemporaryDirectory[str]
+    folder: TemporaryFolder
 
     @classmethod
     async def open(cls, manifest: str, *, exchange: BlobExchange, store: BlobStore, stages: int | None) -> Version:
@@ -39,20 +41,20 @@ class Version:
             UpdateError: the manifest is not understood.
             UnderstudyError, OSError: a file cannot be had, or the model cannot be used; says why.
         """
-        folder = tempfile.TemporaryDirectory(prefix="understudy-update-")
+        folder = await asyncio.to_thread(TemporaryFolder.make, FOLDER_PREFIX)
         try:
-            bundle = await _fetch(manifest, Path(folder.name), exchange)
+            bundle = await _fetch(manifest, folder.path / "bundle", exchange)
             graph = await load_model(bundle)
             check_stages(graph, stages)
             source = await SubmodelSource.open(bundle, graph, exchange, store)
         except BaseException:
-            folder.cleanup()
+            folder.remove()
             raise
         return cls(name=bundle.manifest.version, manifest=manifest, source=source, folder=folder)
 
     def close(self) -> None:
         """Remove the folder; the store keeps the files. Idempotent."""
-        self.folder.cleanup()
+        self.folder.remove()
 
 
 async def _fetch(text: str, folder: Path, exchange: BlobExchange) -> Bundle:
@@ -60,6 +62,7 @@ async def _fetch(text: str, folder: Path, exchange: BlobExchange) -> Bundle:
         manifest = Manifest.model_validate_json(text)
     except ValueError as error:
         raise UpdateError(f"the manifest is not understood: {str(error).splitlines()[0]}") from error
+    await asyncio.to_thread(folder.mkdir)
     for name, record in manifest.files.items():
         check_name(manifest.name, name)
         data = await exchange.get(BlobRef(sha256=record.sha256, size_bytes=record.bytes))

@@ -19,11 +19,12 @@ from typing import Any, Self
 import structlog
 
 from broker.errors import BrokerError, UnderstudyError
+from broker.folder import remove_stale
 from broker.kv import Bucket, NoBucketError
 from broker.port import Broker, Message, Subscription
 from stages.blobs import BlobExchange, BlobStore
 from stages.source import SubmodelSource
-from understudy.version import Version
+from understudy.version import FOLDER_PREFIX, Version
 
 log = structlog.get_logger("understudy.version")
 
@@ -92,6 +93,8 @@ class Versions:
 
     async def __aenter__(self) -> Self:
         assert self._bucket is not None  # noqa: S101 - only here it may become None
+        # What a controller that was killed has left.
+        await asyncio.to_thread(remove_stale, FOLDER_PREFIX)
         try:
             await self._bucket.prepare()
         except NoBucketError as error:

@@ -18,7 +18,7 @@ from broker.connect import connect
 from broker.errors import BrokerClosedError, BrokerError, BrokerUnreachableError, ServerStartError
 from broker.port import Broker
 from broker.process import process_exists, spawn, terminate
-from broker.server import NatsServer, remove_stale
+from broker.server import NatsServer
 from tests.contract.conftest import Inbox, eventually
 
 PARENT = """
@@ -221,20 +221,8 @@ async def test_a_killed_parent_takes_its_server_along_and_the_next_start_tidies_
     await parent.stdout.read()
 
 
-def test_tidying_up_leaves_alone_what_is_not_ours(tmp_path: Path) -> None:
-    unlocked, being_made, other = (tmp_path / name for name in ("understudy-nats-1", "understudy-nats-2", "else"))
-    for folder in (unlocked, being_made, other):
-        folder.mkdir()
-    (unlocked / "lock").touch()
-    (other / "lock").touch()
-    (tmp_path / "understudy-nats-link").symlink_to(other)
-    remove_stale(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"else", "understudy-nats-link", "understudy-nats-2"}
-
-
-async def test_tidying_up_leaves_alone_what_lives() -> None:
-    async with await NatsServer.start() as server:
-        remove_stale()
+async def test_a_server_that_lives_keeps_its_folder_when_another_one_is_started() -> None:
+    async with await NatsServer.start() as server, await NatsServer.start():
         assert server.log_file.parent in server_folders()
         await server.restart()
 

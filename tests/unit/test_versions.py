@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -55,10 +56,26 @@ async def test_without_jetstream_a_version_is_served_as_long_as_the_controller_l
         version = await versions.open(another())
         await versions.keep(version)
         assert await versions.begin() is version.source is not first
-        folder = Path(version.folder.name)
-        assert (folder / "manifest.json").read_text() == another()
+        folder = version.folder.path
+        assert (folder / "bundle" / "manifest.json").read_text() == another()
         await versions.end(stopped=True)
     assert not folder.exists()
+
+
+async def test_what_a_controller_that_was_killed_has_left_is_removed_and_what_lives_is_not(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = tmp_path / "understudy-update-1-left"
+    left.mkdir()
+    (left / "lock").touch()  # nobody holds it any more
+    async with await make(broker) as one:
+        assert not left.exists()
+        version = await one.open(another())
+        async with await make(broker):
+            assert version.folder.path.exists()
+        version.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
