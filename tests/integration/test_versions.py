@@ -45,6 +45,14 @@ async def first_of(cluster: Cluster, digits: Digits) -> Running:
     return first
 
 
+async def two_controllers(cluster: Cluster, digits: Digits) -> tuple[Running, Running]:
+    """That one, and another that stands by."""
+    first = await first_of(cluster, digits)
+    standby = controller(cluster, digits.bundle, "two", "--standby")
+    await logged(standby, "controller-stands-by")
+    return first, standby
+
+
 async def rolled_out(cluster: Cluster, bundle: Path) -> int:
     done = await update(cluster.shell, "digits", str(bundle), "--broker", cluster.url, "--json")
     assert (done.code, done.err) == (0, "")
@@ -69,9 +77,7 @@ async def check_answers(stream: Stream, epoch: int, *, shift: int) -> None:
 async def test_who_takes_over_goes_on_with_the_version_that_was_rolled_out(
     cluster: Cluster, digits: Digits, second: Path, number: signal.Signals
 ) -> None:
-    first = await first_of(cluster, digits)
-    standby = controller(cluster, digits.bundle, "two", "--standby")
-    await logged(standby, "controller-stands-by")
+    first, standby = await two_controllers(cluster, digits)
     async with streaming(cluster.url, digits) as stream:
         epoch = await rolled_out(cluster, second)
         await logged(standby, "version-ready")
@@ -95,9 +101,7 @@ async def test_who_takes_over_goes_on_with_the_version_that_was_rolled_out(
 async def test_the_version_before_goes_on_with_the_next_controller_where_that_was_the_last_to_be_rolled_out(
     cluster: Cluster, digits: Digits, second: Path
 ) -> None:
-    first = await first_of(cluster, digits)
-    standby = controller(cluster, digits.bundle, "two", "--standby")
-    await logged(standby, "controller-stands-by")
+    first, standby = await two_controllers(cluster, digits)
     async with streaming(cluster.url, digits) as stream:
         await rolled_out(cluster, second)
         await logged(standby, "version-ready")
@@ -110,9 +114,7 @@ async def test_the_version_before_goes_on_with_the_next_controller_where_that_wa
 async def test_a_controller_that_hung_goes_on_with_what_was_rolled_out_meanwhile(
     cluster: Cluster, digits: Digits, second: Path
 ) -> None:
-    first = await first_of(cluster, digits)
-    standby = controller(cluster, digits.bundle, "two", "--standby")
-    await logged(standby, "controller-stands-by")
+    first, standby = await two_controllers(cluster, digits)
     async with streaming(cluster.url, digits) as stream:
         epoch = await rolled_out(cluster, second)
         await logged(standby, "version-ready")
