@@ -122,8 +122,28 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSettings:
+    """What the broker keeps of a pipeline whose delivery is `durable`.
+
+    Attributes:
+        input_bytes: of frames that wait; above that a publisher is refused.
+        result_bytes, result_age_s: results are kept within both.
+        replicas: servers of a cluster that keep a copy.
+    """
+
+    input_bytes: Annotated[int, Field(ge=1)] = 1 << 30
+    result_bytes: Annotated[int, Field(ge=1)] = 256 << 20
+    result_age_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0
+    replicas: Annotated[int, Field(ge=1, le=5)] = 1
+
+
+Delivery = Literal["at-least-once", "latest", "durable"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FlowSettings:
-    """How many frames may be where. 0 means: choose from the model's sizes."""
+    """How many frames may be where, and what is promised of them (docs/delivery.md). 0 means: choose from the model's
+    sizes."""
 
     window: Count = 0
     queue_frames: Count = 4096
@@ -132,6 +152,9 @@ class FlowSettings:
     resend_after_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 4
     top_k: Annotated[int, Field(ge=1)] = 5
+    delivery: Delivery = "at-least-once"
+    ordered: bool = False
+    store: StoreSettings = StoreSettings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +233,7 @@ class Beat:
         answered_epoch: the newest epoch of which the head has put out an answer; sent at once when that changes.
         oldest_epoch: the oldest epoch that a frame in flight was sent on; 0: none is in flight.
         sent_again, degraded: of the head: frames sent a second time, answers by another technique than `none`.
+        superseded: of the head: frames that a newer one replaced (`latest` delivery).
         latency_s: of the head: mean over the last answers of the active epoch; 0: none yet.
         leaving: it wants to stop, and waits until the pipeline goes on without it.
         dropped: messages that the node dropped because they were malformed, stale or over a bound.
@@ -243,6 +267,7 @@ class Beat:
     oldest_epoch: Count
     sent_again: Count
     degraded: Count
+    superseded: Count
     latency_s: Seconds
     leaving: bool
     frames: Count

@@ -7,6 +7,15 @@ from collections.abc import Mapping
 
 from broker.errors import BrokerError
 
+ID_HEADER = "Nats-Msg-Id"
+"""The name of a frame, and of a stored result. JetStream stores one message of a name."""
+
+REPLY_HEADER = "Understudy-Reply"
+"""Of a frame that is stored: who wants its result; its reply subject takes the word that it is stored."""
+
+PUBLISHER_HEADER = "Understudy-Publisher"
+"""Who published a frame; results are put in order for each publisher."""
+
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _LINE_ENDS = str.maketrans("\r\n", "  ")
 

@@ -150,8 +150,8 @@ class MemoryBroker:
         # A publisher in a loop would otherwise never let the handlers run.
         await asyncio.sleep(0)
 
-    async def publish_now(self, messages: Sequence[tuple[str, Buffer]], condition: Callable[[], bool]) -> bool:
-        outgoing = [self._message(subject, data, "", None) for subject, data in messages]
+    async def publish_now(self, messages: Sequence[Message], condition: Callable[[], bool]) -> bool:
+        outgoing = [self._message(m.subject, m.data, m.reply, m.headers) for m in messages]
         await asyncio.sleep(0)
         if not condition():
             return False

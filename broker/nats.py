@@ -111,12 +111,12 @@ class NatsBroker:
         except (nats_errors.Error, OutboundBufferFullError) as error:
             raise translate(error, url=self.url, subject=subject) from error
 
-    async def publish_now(self, messages: Sequence[tuple[str, Buffer]], condition: Callable[[], bool]) -> bool:
+    async def publish_now(self, messages: Sequence[Message], condition: Callable[[], bool]) -> bool:
         self._check_open()
         try:
             return await self._client.publish_now(messages, condition)
         except nats_errors.Error as error:
-            raise translate(error, url=self.url, subject=messages[0][0]) from error
+            raise translate(error, url=self.url, subject=messages[0].subject) from error
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> NatsSubscription:
         self._check_open()

@@ -26,7 +26,7 @@ from broker.errors import PayloadTooLargeError
 from broker.headers import clean_headers, encode_headers
 from broker.nats_errors import OutboundBufferFullError
 from broker.nats_fastpath import FastParser, FastTransport, supported
-from broker.port import Buffer
+from broker.port import Buffer, Message
 
 # Above this, `publish` waits: enough to keep a link busy, little enough that a frame is not old when it leaves.
 BACKPRESSURE_BYTES = 4 * 1024 * 1024
@@ -87,26 +87,29 @@ class NatsClient(Client):
         if self._flushes.empty():
             await self._flush_pending()
 
-    async def publish_now(self, messages: Sequence[tuple[str, Buffer]], condition: Callable[[], bool]) -> bool:
+    async def publish_now(self, messages: Sequence[Message], condition: Callable[[], bool]) -> bool:
         """Write to the socket at once: see `broker.port.Broker.publish_now`."""
         command: list[Buffer] = []
-        for subject, data in messages:
-            self._check(subject, "", _size(data))
-            command += _command(subject, "", b"", (data,), _size(data))
+        for message in messages:
+            header = encode_headers(clean_headers(message.headers)) if message.headers else b""
+            size = _size(message.data)
+            self._check(message.subject, message.reply, len(header) + size)
+            command += _command(message.subject, message.reply, header, (message.data,), size)
         while self.is_connected and self._pending_data_size > BACKPRESSURE_BYTES:
             await self._written()
         if not self.is_connected or not condition():
             return False
         if self.fast is None:
-            for subject, data in messages:
-                await self.publish(subject, bytes(data))
+            for message in messages:
+                headers = dict(message.headers) or None
+                await self.publish(message.subject, bytes(message.data), reply=message.reply, headers=headers)
             await self._written()
             return bool(self.is_connected)
         # What was published before goes first, as nats-py's flusher would send it.
         before, self._pending, self._pending_data_size = self._pending, [], 0
         self.fast.writelines([*before, *command])
         self.stats["out_msgs"] += len(messages)
-        self.stats["out_bytes"] += sum(_size(data) for _, data in messages)
+        self.stats["out_bytes"] += sum(_size(message.data) for message in messages)
         return True
 
     async def request_parts(

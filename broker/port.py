@@ -68,8 +68,8 @@ class Broker(Protocol):
             BrokerError: not connected, and the outbound buffer is full.
         """
 
-    async def publish_now(self, messages: Sequence[tuple[str, Buffer]], condition: Callable[[], bool]) -> bool:
-        """Hand messages (subject, payload) to the system's socket, all in one step, or none of them.
+    async def publish_now(self, messages: Sequence[Message], condition: Callable[[], bool]) -> bool:
+        """Hand messages to the system's socket, all in one step, or none of them.
 
         Unlike what `publish` takes, nothing of them waits in this process: they cannot come out later, after a pause of
         the process or on another connection, when they are not true any more.

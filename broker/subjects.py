@@ -8,6 +8,7 @@ Data subjects (any client may use the first three):
 | `understudy.<pipeline>.out`          | a result: JSON                                              |
 | `understudy.<pipeline>.dead`         | a dead letter: JSON                                         |
 | `understudy.<pipeline>.cut.<k>.<node>` | an activation (`broker.activation`) of cut k for that node |
+| `understudy.<pipeline>.feed`         | durable delivery: a stored frame, from JetStream to the head and its standby |
 | `understudy.<pipeline>.lead`         | a head has begun: JSON, with whether it knows what was published before |
 | `understudy.<pipeline>.events`       | what happened to the pipeline, and what was done: JSON      |
 | `understudy.<pipeline>.journal`      | request: the controller answers the records of its journal  |
@@ -70,6 +71,19 @@ def results_out(pipeline: str) -> str:
 
 def dead_letters(pipeline: str) -> str:
     return f"{ROOT}.{pipeline}.dead"
+
+
+def feed(pipeline: str) -> str:
+    return f"{ROOT}.{pipeline}.feed"
+
+
+def input_stream(pipeline: str) -> str:
+    """JetStream's name of what stores the frames (durable delivery)."""
+    return f"{ROOT}_in_{pipeline}"
+
+
+def result_stream(pipeline: str) -> str:
+    return f"{ROOT}_out_{pipeline}"
 
 
 def activation(pipeline: str, cut: int, node: str) -> str:

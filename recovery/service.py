@@ -90,6 +90,7 @@ class RecoveryService:
         own_clock = OwnClock(clock, tick_s=TICK_S)
         controller = secrets.token_hex(8)
         self._data = data
+        self._flow = flow
         self._policy = policy
         self._planner_for = planner_for
         self._served = Served(source, planner_for(source.chain))
@@ -143,7 +144,9 @@ class RecoveryService:
     def snapshot(self) -> dict[str, Any]:
         """The status document (see `recovery.status`)."""
         document = status(self.state, self._data.url, self._observer.rates.frames_per_s, self._store.now_s)
-        return {**document, "recoveries": [record.document() for record in list(self._journal.records)[-20:]]}
+        promised = {"delivery": self._flow.delivery, "ordered": self._flow.ordered}
+        recoveries = [record.document() for record in list(self._journal.records)[-20:]]
+        return {**document, **promised, "recoveries": recoveries}
 
     def _on_record(self, record: Record) -> None:
         self._reporter.tell(record)

@@ -28,6 +28,7 @@ def status(state: ClusterState, broker_url: str, frames_per_s: float, now_s: flo
         "waiting": sum(head.waiting for head in heads),
         "answered": sum(head.answered for head in heads),
         "failed": sum(head.failed for head in heads),
+        "superseded": sum(head.superseded for head in heads),
         "frames_per_s": round(frames_per_s, 2),
     }
 

@@ -22,7 +22,7 @@ class FrameError(UnderstudyError):
 
     Attributes:
         code: a short constant: `not-an-image`, `truncated`, `bad-shape`, `bad-dtype`, `not-finite`, `empty`,
-            `bad-message`, `too-large`, `overloaded`, `failed`, `timeout`.
+            `bad-message`, `too-large`, `overloaded`, `superseded`, `failed`, `timeout`.
         reason: a sentence for people.
     """
 

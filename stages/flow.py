@@ -32,6 +32,9 @@ def choose_flow(settings: FlowSettings, spec: PipelineSpec, cuts: tuple[int, ...
     """Flow for a pipeline whose stages begin at `cuts`."""
     stages = len(cuts)
     largest = max(1, *(spec.cut_bytes(cut) for cut in cuts))
+    if settings.delivery == "latest":
+        # What is in flight grows old: no more than keeps every stage at work.
+        return Flow(window=settings.window or 2 * stages, batch=1)
     window = settings.window or min(MAX_WINDOW, max(2 * stages, IN_FLIGHT_BYTES // largest))
     if not spec.dynamic_batch:
         return Flow(window=window, batch=1)

@@ -17,17 +17,20 @@ from typing import Any
 import structlog
 
 from broker.activation import Activation, Failure, FrameTag
-from broker.control import BlobRef
+from broker.control import BlobRef, FlowSettings
 from broker.errors import WireError
-from broker.port import Broker, Buffer, Message
+from broker.headers import PUBLISHER_HEADER
+from broker.jetstream import NAK
+from broker.port import Broker, Message
 from broker.wire import Tensor
 from stages.batch import can_join, check, join
 from stages.errors import FrameError
 from stages.fence import Fence
 from stages.head_counters import HeadCounters
-from stages.identity import identify, make_id
+from stages.identity import identify, make_id, reply_and_ack
 from stages.intake import Intake
 from stages.ledger import Arrival, Held, Ledger
+from stages.order import Ordering
 from stages.outlet import Answer, Outlet
 from stages.results import Provenance, ResultMaker, dead_letter_json, result_json
 from stages.way import Way
@@ -41,6 +44,11 @@ CHECK_LOST_S = 0.5
 
 TRANSIENT = ("overloaded", "timeout")
 """Errors that may not come again: the frame may be published anew under its id."""
+
+PATIENCE_S = 30.0
+"""A frame is not left alone for longer, however often it was sent."""
+
+_NOT_NOW = NAK + b' {"delay": 1000000000}'
 
 Decoded = dict[str, Tensor] | FrameError
 """A frame's tensors, or what is wrong with it."""
@@ -64,9 +72,7 @@ class Head:
         *,
         pipeline: str,
         ledger: Ledger,
-        top_k: int,
-        resend_after_s: float,
-        max_attempts: int,
+        flow: FlowSettings,
         broker: Broker,
         executor: Executor,
         on_news: Callable[[], None] = lambda: None,
@@ -75,11 +81,10 @@ class Head:
     ) -> None:
         self._on_news = on_news
         self._ledger = ledger
-        self._outlet = Outlet(broker, pipeline, fence)
+        self._outlet = Outlet(broker, pipeline, fence=fence, stored=flow.delivery == "durable")
         self._executor = executor
-        self._top_k = top_k
-        self._resend_after_s = resend_after_s
-        self._max_attempts = max_attempts
+        self._settings = flow
+        self._order = Ordering() if flow.ordered else None
         self._followed: dict[int, _Followed] = {}
         self._now: _Followed | None = None
         self._wake = asyncio.Event()
@@ -129,7 +134,7 @@ class Head:
         if before is not None and before.way.model == way.model:
             self._now = _Followed(way, before.intake, before.results)
         else:
-            self._now = _Followed(way, Intake(way.spec), ResultMaker(way.spec, self._top_k))
+            self._now = _Followed(way, Intake(way.spec), ResultMaker(way.spec, self._settings.top_k))
         if drain:
             in_use = {frame.epoch for frame in self._ledger.held.values()}
             self._followed = {epoch: item for epoch, item in self._followed.items() if epoch in in_use}
@@ -168,24 +173,49 @@ class Head:
     async def on_frame(self, message: Message) -> None:
         """A message on the input subject."""
         payload = message.data
+        reply, ack = reply_and_ack(message)
         try:
             identity = identify(message)
         except WireError as error:
-            bad = FrameError("bad-message", error.reason)
-            await self._refuse(secrets.token_hex(8), payload, message.reply, bad)
+            nameless = Arrival(
+                id=secrets.token_hex(8), payload=payload, reply=reply, ack=ack, accepted_s=time.perf_counter()
+            )
+            await self._refuse(nameless, FrameError("bad-message", error.reason))
             return
-        if identity.id is not None and await self._is_known(identity.id, message.reply):
+        if identity.id is not None and await self._is_known(identity.id, reply, ack):
             return
-        frame_id = make_id(identity)
-        arrival = Arrival(id=frame_id, payload=payload, reply=message.reply, accepted_s=time.perf_counter())
-        if not self._ledger.offer(arrival):
+        arrival = Arrival(
+            id=make_id(identity),
+            payload=payload,
+            reply=reply,
+            ack=ack,
+            publisher=message.headers.get(PUBLISHER_HEADER, ""),
+            accepted_s=time.perf_counter(),
+        )
+        await self._queue(arrival)
+        self._wake.set()
+
+    async def _queue(self, arrival: Arrival) -> None:
+        if self._settings.delivery == "latest":
+            for older in self._ledger.supersede(arrival):
+                await self._supersede(older)
+        elif not self._ledger.offer(arrival):
+            if arrival.ack:
+                await self._outlet.answer(arrival.ack, _NOT_NOW)
+                return
             reason = (
                 f"{self.waiting} frames ({self._ledger.waiting_bytes} bytes) wait already: publish more slowly, "
                 f"or keep fewer frames in flight"
             )
-            await self._refuse(frame_id, payload, message.reply, FrameError("overloaded", reason))
-            return
-        self._wake.set()
+            await self._refuse(arrival, FrameError("overloaded", reason))
+
+    async def _supersede(self, arrival: Arrival) -> None:
+        """A newer frame has come before it was this one's turn: only who waits for its result is told."""
+        self.counters.superseded += 1
+        error = FrameError("superseded", "a newer frame came before it was this one's turn")
+        cause = (error.code, error.reason)
+        result = result_json(FrameTag(arrival.id), {}, Provenance(epoch=self._epoch), 0.0, cause)
+        await self._outlet.answer(arrival.reply, result)
 
     async def on_outcome(self, outcome: Activation | Failure) -> None:
         """What came of frames: the activation of cut B, or a failure of a stage.
@@ -212,15 +242,22 @@ class Head:
         self._progress_s = time.perf_counter()
         self._wake.set()
 
+    def on_connection(self, up: bool) -> None:
+        """The connection to the broker was lost, or is there again."""
+        self._outlet.on_connection(up)
+
     async def run(self) -> None:
         """Feed frames into the pipeline, and send again what was lost."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._feed(), name="head-feed")
             group.create_task(self._watch(), name="head-watch")
+            group.create_task(self._outlet.run(), name="head-outlet")
 
     async def _feed(self) -> None:
         while True:
-            free = 0 if self._now is None else self._now.way.flow.window - self.in_flight
+            # Answers that wait for their turn count: an order is not restored at the cost of memory.
+            busy = self.in_flight + (self._order.waiting if self._order else 0)
+            free = 0 if self._now is None else self._now.way.flow.window - busy
             if self._now is None or free <= 0 or not self._ledger.waiting:
                 self._wake.clear()
                 await self._wake.wait()
@@ -247,17 +284,20 @@ class Head:
 
     async def _admit(self, arrival: Arrival, outcome: Decoded, model: BlobRef) -> Held | None:
         """Take a decoded frame into flight; None where it is refused, or known already."""
-        if await self._is_known(arrival.id, arrival.reply):
+        if await self._is_known(arrival.id, arrival.reply, arrival.ack):
             return None
+        if self._order is not None:
+            self._order.arrived(arrival.id, arrival.publisher)
         if isinstance(outcome, FrameError):
-            await self._refuse(arrival.id, arrival.payload, arrival.reply, outcome)
+            await self._refuse(arrival, outcome)
             return None
         frame = Held(
             id=arrival.id,
             payload=arrival.payload,
             tensors=outcome,
             model=model,
-            replies=[arrival.reply],
+            replies=arrival.replies,
+            acks=arrival.acks,
             accepted_s=arrival.accepted_s,
             sent_s=time.perf_counter(),
             epoch=self._epoch,
@@ -265,17 +305,22 @@ class Head:
         self._ledger.hold(frame)
         return frame
 
-    async def _is_known(self, frame_id: str, reply: str) -> bool:
+    async def _is_known(self, frame_id: str, reply: str, ack: str) -> bool:
         """Whether the frame is in flight, or was answered lately: then only who asked again hears of it."""
         frame = self._ledger.held.get(frame_id)
         if frame is not None:
             if reply and reply not in frame.replies:
                 frame.replies.append(reply)
+            if ack:
+                frame.acks.append(ack)
             return True
         result = self._ledger.result_of(frame_id)
-        if result is not None:
-            await self._outlet.answer(reply, result)
-        return result is not None
+        if result is None:
+            return False
+        if ack:
+            await self._outlet.put_again(Answer(id=frame_id, result=result, acks=[ack]))
+        await self._outlet.answer(reply, result)
+        return True
 
     async def _dispatch(self, frames: Sequence[Held]) -> None:
         assert self._now is not None  # noqa: S101 - _feed and follow set it first
@@ -305,12 +350,13 @@ class Head:
             await asyncio.sleep(CHECK_LOST_S)
             now = time.perf_counter()
             for frame in self._ledger.oldest():
-                patience = self._resend_after_s * 2 ** (frame.attempts - 1)
+                patience = min(self._settings.resend_after_s * 2 ** (frame.attempts - 1), PATIENCE_S)
                 overtaken = frame.sent_s < self._newest_back_s
                 stalled = now - self._progress_s > patience
                 if now - frame.sent_s < patience or not (overtaken or stalled):
                     continue
-                if frame.attempts >= self._max_attempts:
+                # What is stored was promised: it is never given up.
+                if frame.attempts >= self._settings.max_attempts and not frame.acks:
                     reason = f"no answer from the stages after {frame.attempts} attempts"
                     await self._answer([(FrameTag(frame.id), FrameError("timeout", reason))], self._now)
                     continue
@@ -330,16 +376,21 @@ class Head:
             if frame is not None:
                 self._newest_back_s = max(self._newest_back_s, frame.sent_s)
                 answers.append(self._make_answer(frame, tag, outcome, followed))
-        await self._outlet.put(answers)
+        await self._put(answers)
         if self.counters.answered_epoch > epoch_before or (followed is not self._now and not self._ledger.held):
             self._on_news()
+
+    async def _put(self, answers: list[Answer]) -> None:
+        await self._outlet.put(answers if self._order is None else self._order.ready(answers))
+        if self._order is not None:
+            self._wake.set()
 
     def _make_answer(
         self, frame: Held, tag: FrameTag, outcome: dict[str, Any] | FrameError, followed: _Followed | None
     ) -> Answer:
         latency_s = time.perf_counter() - frame.accepted_s
         if isinstance(outcome, FrameError):
-            return self._refusal(tag, frame.payload, frame.replies, outcome, latency_s=latency_s)
+            return self._refusal(tag, frame, outcome, latency_s=latency_s)
         assert followed is not None  # noqa: S101 - it was sent on a way
         result = result_json(tag, outcome, followed.way.provenance, latency_s * 1e3, None)
         limit = self._outlet.max_payload_bytes
@@ -348,27 +399,25 @@ class Head:
                 f"the result has {len(result)} bytes, the broker's limit is {limit}: raise max_payload on the broker"
             )
             too_large = FrameError("too-large", reason)
-            return self._refusal(tag, frame.payload, frame.replies, too_large, latency_s=latency_s)
+            return self._refusal(tag, frame, too_large, latency_s=latency_s)
         self.counters.count_answer(followed.way.provenance, latency_s)
         self._ledger.answered(tag.id, result)
-        return Answer(result=result, replies=frame.replies)
+        return Answer(id=tag.id, result=result, replies=frame.replies, acks=frame.acks)
 
     @property
     def _epoch(self) -> int:
         return 0 if self._now is None else self._now.way.epoch
 
-    async def _refuse(self, frame_id: str, payload: Buffer, reply: str, error: FrameError) -> None:
+    async def _refuse(self, arrival: Arrival, error: FrameError) -> None:
         """Answer a frame that was not taken with an error."""
-        await self._outlet.put([self._refusal(FrameTag(frame_id), payload, [reply], error, latency_s=0.0)])
+        await self._put([self._refusal(FrameTag(arrival.id), arrival, error, latency_s=0.0)])
 
-    def _refusal(
-        self, tag: FrameTag, payload: Buffer, replies: Sequence[str], error: FrameError, *, latency_s: float
-    ) -> Answer:
+    def _refusal(self, tag: FrameTag, frame: Arrival | Held, error: FrameError, *, latency_s: float) -> Answer:
         log.warning("frame-refused", id=tag.id, code=error.code, reason=error.reason)
         cause = (error.code, error.reason)
         result = result_json(tag, {}, Provenance(epoch=self._epoch), latency_s * 1e3, cause)
         self.counters.failed += 1
         if error.code not in TRANSIENT:
             self._ledger.answered(tag.id, result)
-        letter = dead_letter_json(tag.id, payload, error.code, error.reason)
-        return Answer(result=result, replies=replies, dead_letter=letter)
+        letter = dead_letter_json(tag.id, frame.payload, error.code, error.reason)
+        return Answer(id=tag.id, result=result, replies=frame.replies, acks=frame.acks, dead_letter=letter)

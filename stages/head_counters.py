@@ -15,6 +15,7 @@ class HeadCounters:
 
     Attributes:
         sent_again: frames that were sent to the stages a second time.
+        superseded: frames that a newer one replaced before it was their turn (`latest` delivery).
         degraded: answers by another technique than `none`.
         answered_epoch: the newest epoch of which an answer was put out.
         latency_s: mean over the last answers of the newest epoch; 0: none yet.
@@ -23,6 +24,7 @@ class HeadCounters:
     answered: int = 0
     failed: int = 0
     sent_again: int = 0
+    superseded: int = 0
     degraded: int = 0
     answered_epoch: int = 0
     latency_s: float = 0.0

@@ -1,8 +1,9 @@
 """Which frame a message on the input subject is.
 
 The head and the standby head both see it, and must agree about it without a word between them. A publisher may name the
-frame, in a header or in a tensor message; otherwise its content stands for it: two equal images without a name are two
-frames, and it does not matter which of them an answer is for.
+frame, in a header or in a tensor message; a stored frame without a name is named after its place in the store;
+otherwise its content stands for it: two equal images without a name are two frames, and it does not matter which of
+them an answer is for.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from hashlib import blake2b
 
 from broker.activation import check_id, decode_tensor_frame
 from broker.errors import WireError
+from broker.headers import ID_HEADER, REPLY_HEADER
+from broker.jetstream import is_stored, stored
 from broker.port import Message
 from stages.intake import looks_like_msgpack
 
@@ -33,7 +36,7 @@ class Identity:
 
 def identify(message: Message) -> Identity:
     """Raises WireError where the publisher's name for the frame is not usable."""
-    header = message.headers.get("Nats-Msg-Id")
+    header = message.headers.get(ID_HEADER)
     if header is not None:
         return Identity(check_id(header), header)
     if looks_like_msgpack(message.data):
@@ -43,7 +46,16 @@ def identify(message: Message) -> Identity:
             own = None  # the intake will say what is wrong with it
         if own is not None:
             return Identity(own, own)
+    if (place := stored(message.reply)) is not None:
+        return Identity(place.id, place.id)
     return Identity(None, blake2b(message.data, digest_size=8).hexdigest())
+
+
+def reply_and_ack(message: Message) -> tuple[str, str]:
+    """Where a frame's result is wanted, and what takes its acknowledgement; each may be empty."""
+    if is_stored(message.reply):
+        return message.headers.get(REPLY_HEADER, ""), message.reply
+    return message.reply, ""
 
 
 def make_id(identity: Identity) -> str:

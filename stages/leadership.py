@@ -26,6 +26,7 @@ from broker.control import FlowSettings
 from broker.errors import BrokerError
 from broker.port import Broker, Handler, Message, Subscription
 from stages.deployment import Deployment
+from stages.feed import Feed
 from stages.fence import Confirm, Fence
 from stages.head import Head
 from stages.head_counters import HeadCounters
@@ -66,6 +67,8 @@ class Leadership:
         self._stands_by_since_s = math.inf
         self._pipeline = ""
         self._flow: FlowSettings | None = None
+        self._feed: Feed | None = None
+        self._window = 0
         self.on_news: Callable[[], None] = lambda: None
         """Called when the head has put out the first answer of an epoch, or has finished what it held."""
         self.counters = HeadCounters()
@@ -89,6 +92,7 @@ class Leadership:
         if deployment is not None and deployment.route.head == self._node:
             if self.leads and self.head is not None:
                 await self.head.follow(_way(deployment, send), drain=drain)
+                self._open_feed(deployment, anew=False)
             else:
                 await self._take_over(deployment, send, "" if previous_head == self._node else previous_head)
             return
@@ -123,6 +127,8 @@ class Leadership:
         await self._step_down()
         if self._catching_up is not None:
             self._catching_up.cancel()
+        if self._feed is not None:
+            self._feed.close()
         for subscription in self._subscribed.values():
             await subscription.unsubscribe()
         self._subscribed.clear()
@@ -148,10 +154,12 @@ class Leadership:
 
     async def _begin_standby(self, pipeline: str, flow: FlowSettings) -> None:
         self._stands_by_since_s = time.monotonic()
-        self._standby = StandbyHead(frames=flow.queue_frames, size_bytes=flow.queue_bytes)
+        # Of live video only the newest frame is worth going on with.
+        frames = 1 if flow.delivery == "latest" else flow.queue_frames
+        self._standby = StandbyHead(frames=frames, size_bytes=flow.queue_bytes)
         # Results first: a frame that is seen is then never kept for longer than until its result.
         await self._subscribe(subjects.results_out(pipeline), self._on_result)
-        await self._subscribe(subjects.frames_in(pipeline), self._on_frame)
+        await self._subscribe(_input(pipeline, flow), self._on_frame)
 
     async def _take_over(self, deployment: Deployment, send: Send, previous_head: str) -> None:
         pipeline = deployment.assignment.pipeline
@@ -167,6 +175,7 @@ class Leadership:
             head.remember(frame_id, result)
         await head.follow(_way(deployment, send))
         self.head, self.leads, self._standby = head, True, None
+        self._open_feed(deployment, anew=not knows and not previous_head)
         frames = standby.frames()
         log.info("head-takes-over", epoch=deployment.epoch, frames=len(frames))
         for message in frames:
@@ -175,6 +184,16 @@ class Leadership:
         news = json.dumps({"node": self._node, "epoch": deployment.epoch, "knows": knows}).encode()
         await self._publish(subjects.lead(pipeline), news)
         await self._unsubscribe_stale()
+
+    def _open_feed(self, deployment: Deployment, *, anew: bool) -> None:
+        """Durable delivery: have stored frames delivered to this head. `anew`: also what another head was given, and
+        may not have answered."""
+        flow = deployment.assignment.flow
+        if flow.delivery != "durable" or (not anew and self._window == deployment.flow.window):
+            return
+        self._window = deployment.flow.window
+        self._feed = self._feed or Feed(self._broker, self._pipeline, flow.store)
+        self._feed.open(window=self._window, anew=anew)
 
     async def _hear_all(self) -> None:
         """Have the standby head hear all that the broker sent to us before: results that the head put out, and frames
@@ -229,9 +248,7 @@ class Leadership:
         head = Head(
             pipeline=pipeline,
             ledger=Ledger(queue_frames=flow.queue_frames, queue_bytes=flow.queue_bytes),
-            top_k=flow.top_k,
-            resend_after_s=flow.resend_after_s,
-            max_attempts=flow.max_attempts,
+            flow=flow,
             broker=self._broker,
             executor=self._executor,
             on_news=lambda: self.on_news(),
@@ -243,6 +260,9 @@ class Leadership:
 
     async def _step_down(self) -> None:
         self.leads = False
+        self._window = 0
+        if self._feed is not None:
+            self._feed.close()
         tasks = [task for task in (self._task, self._fence_task) if task is not None]
         self._task = self._fence_task = self._fence = self.head = None
         for task in tasks:
@@ -266,6 +286,10 @@ class Leadership:
         if self._fence is not None:
             log.info("head-in-doubt", connected=up)
             self._fence.doubt()
+        if self.head is not None:
+            self.head.on_connection(up)
+        if up and self.leads and self._feed is not None:
+            self._feed.open(window=self._window, anew=True)  # what was on its way is lost
 
     async def _publish(self, subject: str, data: bytes) -> None:
         try:
@@ -277,14 +301,22 @@ class Leadership:
         if subject not in self._subscribed:
             self._subscribed[subject] = await self._broker.subscribe(subject, handler)
 
+    def _inputs(self) -> set[str]:
+        return {subjects.frames_in(self._pipeline), subjects.feed(self._pipeline)}
+
     async def _unsubscribe_stale(self) -> None:
         needed = set()
         if self.leads:
-            needed = {subjects.frames_in(self._pipeline), subjects.handover(self._pipeline, self._node)}
+            needed = {*self._inputs(), subjects.handover(self._pipeline, self._node)}
         if self._standby is not None:
-            needed |= {subjects.frames_in(self._pipeline), subjects.results_out(self._pipeline)}
+            needed |= {*self._inputs(), subjects.results_out(self._pipeline)}
         for subject in set(self._subscribed) - needed:
             await self._subscribed.pop(subject).unsubscribe()
+
+
+def _input(pipeline: str, flow: FlowSettings) -> str:
+    """Where frames come from."""
+    return subjects.feed(pipeline) if flow.delivery == "durable" else subjects.frames_in(pipeline)
 
 
 def _way(deployment: Deployment, send: Send) -> Way:

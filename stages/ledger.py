@@ -13,12 +13,22 @@ from broker.wire import Tensor
 
 @dataclass(slots=True, kw_only=True)
 class Arrival:
-    """A frame as it was published, not decoded yet."""
+    """A frame as it was published, not decoded yet. `ack`: what takes the acknowledgement of a stored frame."""
 
     id: str
     payload: Buffer
     reply: str
     accepted_s: float
+    ack: str = ""
+    publisher: str = ""
+
+    @property
+    def replies(self) -> list[str]:
+        return [self.reply] if self.reply else []
+
+    @property
+    def acks(self) -> list[str]:
+        return [self.ack] if self.ack else []
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,6 +41,7 @@ class Held:
     tensors: Mapping[str, Tensor]
     model: BlobRef
     replies: list[str]
+    acks: list[str]
     accepted_s: float
     sent_s: float
     attempts: int = 1
@@ -61,6 +72,12 @@ class Ledger:
         self.waiting.append(arrival)
         self.waiting_bytes += size
         return True
+
+    def supersede(self, arrival: Arrival) -> list[Arrival]:
+        """Have this frame alone wait; those that waited so far."""
+        before = self.take(len(self.waiting))
+        self.offer(arrival)
+        return before
 
     def take(self, count: int) -> list[Arrival]:
         """The oldest waiting frames, at most `count`."""

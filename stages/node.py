@@ -202,6 +202,7 @@ class Node:
             oldest_epoch=head.oldest_epoch if head else 0,
             sent_again=counters.sent_again,
             degraded=counters.degraded,
+            superseded=counters.superseded,
             latency_s=counters.latency_s,
             leaving=self._leaving,
             frames=self._counters.frames,

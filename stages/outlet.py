@@ -1,16 +1,25 @@
-"""Where a head's results go: to the output subject, to who asked for them, and dead letters beside."""
+"""Where a head's results go: to the output subject, to who asked for them, and dead letters beside.
+
+A result that the broker has not confirmed when the connection is lost is published again. Where results are stored
+(durable delivery), a frame is acknowledged when its result is.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from broker import subjects
 from broker.errors import BrokerError
-from broker.port import Broker, Buffer
+from broker.headers import ID_HEADER
+from broker.jetstream import ACK, check_stored
+from broker.port import Broker, Buffer, Message
 from stages.fence import Fence
 
 log = structlog.get_logger("understudy.head")
@@ -18,25 +27,62 @@ log = structlog.get_logger("understudy.head")
 RETRY_S = 0.01
 """Between two attempts while the connection is down."""
 
+CONFIRM_S = 5.0
+STORE_AGAIN_S = 1.0
+"""A result whose storing is not confirmed after so long is published again; it is stored once."""
+
+RECENT = 4096
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A frame's result, as JSON, who asked for it beside the output subject, and its dead letter if there is one."""
+    """A frame's result.
 
+    Attributes:
+        result: JSON.
+        replies: who asked for it, beside the output subject.
+        acks: subjects that take the acknowledgement of a stored frame.
+        dead_letter: JSON; empty: none.
+    """
+
+    id: str
     result: bytes
     replies: Sequence[str] = ()
+    acks: Sequence[str] = ()
     dead_letter: bytes = b""
 
 
-class Outlet:
-    """Publishes for one pipeline. Never raises: what the broker does not take is logged. With a `fence`, what is
-    another head's to answer is not published."""
+@dataclass(slots=True)
+class _Unstored:
+    """A result on its way to the store, and what is acknowledged when it is there."""
 
-    def __init__(self, broker: Broker, pipeline: str, fence: Fence | None = None) -> None:
+    frame_id: str
+    message: Message
+    acks: list[str]
+    sent_s: float = field(default_factory=time.monotonic)
+
+
+class Outlet:
+    """Publishes for one pipeline, while `run` runs. Never raises: what the broker does not take is logged.
+
+    Args:
+        fence: what is another head's to answer is not published.
+        stored: the broker stores the results.
+    """
+
+    def __init__(self, broker: Broker, pipeline: str, *, fence: Fence | None = None, stored: bool = False) -> None:
         self._broker = broker
         self._fence = fence
+        self._stores = stored
         self._results = subjects.results_out(pipeline)
         self._dead = subjects.dead_letters(pipeline)
+        self._inbox = broker.new_inbox()
+        self._numbers = itertools.count()
+        self._unconfirmed: list[Message] = []
+        self._unstored: dict[str, _Unstored] = {}
+        self._stored: OrderedDict[str, None] = OrderedDict()
+        self._lost = 0  # how often the connection was
+        self._work = asyncio.Event()
 
     @property
     def max_payload_bytes(self) -> int:
@@ -44,29 +90,10 @@ class Outlet:
 
     async def put(self, answers: Sequence[Answer]) -> None:
         """All of them in one step, so that nothing comes between the fence's word and the socket."""
-        messages = [message for answer in answers for message in self._messages(answer)]
-        if not messages:
-            return
-        if self._fence is None:
-            for subject, data in messages:
-                await self.answer(subject, data)
-            return
-        try:
-            while await self._fence.passes():
-                if await self._broker.publish_now(messages, self._fence.is_open):
-                    return
-                await asyncio.sleep(RETRY_S)
-        except BrokerError as error:
-            log.error("publish-failed", subject=self._results, reason=str(error))
+        if answers:
+            await self._push([message for answer in answers for message in self._messages(answer)])
 
-    def _messages(self, answer: Answer) -> list[tuple[str, Buffer]]:
-        messages: list[tuple[str, Buffer]] = [(self._results, answer.result)]
-        messages += [(reply, answer.result) for reply in answer.replies if reply]
-        if answer.dead_letter:
-            messages.append((self._dead, answer.dead_letter))
-        return messages
-
-    async def answer(self, subject: str, data: Buffer) -> None:
+    async def answer(self, subject: str, data: bytes) -> None:
         """To one subject; an empty one is nobody's."""
         if not subject:
             return
@@ -74,3 +101,140 @@ class Outlet:
             await self._broker.publish(subject, data)
         except BrokerError as error:
             log.error("publish-failed", subject=subject, reason=str(error))
+
+    async def put_again(self, answer: Answer) -> None:
+        """A stored frame was delivered again, though it was answered: its acknowledgement was lost, or the storing of
+        its result."""
+        pending = next((item for item in self._unstored.values() if item.frame_id == answer.id), None)
+        if pending is not None:
+            pending.acks += answer.acks
+        elif answer.id in self._stored:
+            for ack in answer.acks:
+                await self.answer(ack, ACK)
+        else:
+            await self.put([answer])
+
+    def on_connection(self, up: bool) -> None:
+        """It was lost, or is there again."""
+        if not up:
+            self._lost += 1
+        self._work.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        if self._stores:
+            subscription = await self._broker.subscribe(f"{self._inbox}.*", self._on_stored)
+            try:
+                await self._store_for_ever()
+            finally:
+                await subscription.unsubscribe()
+        else:
+            await self._confirm_for_ever()
+
+    # ---- publishing --------------------------------------------------------------------------------------------
+
+    def _messages(self, answer: Answer) -> list[Message]:
+        messages = [self._to_output(answer)]
+        messages += [Message(subject=reply, data=answer.result) for reply in answer.replies if reply]
+        if answer.dead_letter:
+            messages.append(Message(subject=self._dead, data=answer.dead_letter))
+        return messages
+
+    def _to_output(self, answer: Answer) -> Message:
+        if not self._stores:
+            message = Message(subject=self._results, data=answer.result)
+            self._unconfirmed.append(message)
+        else:
+            number = str(next(self._numbers))
+            headers = {ID_HEADER: answer.id}
+            message = Message(
+                subject=self._results, data=answer.result, reply=f"{self._inbox}.{number}", headers=headers
+            )
+            self._unstored[number] = _Unstored(answer.id, message, list(answer.acks))
+        self._work.set()
+        return message
+
+    async def _push(self, messages: Sequence[Message]) -> None:
+        try:
+            while self._fence is None or await self._fence.passes():
+                if await self._broker.publish_now(messages, lambda: self._fence is None or self._fence.is_open()):
+                    return
+                await asyncio.sleep(RETRY_S)
+            self._drop(messages)  # they are another head's to give
+        except BrokerError as error:
+            self._drop(messages)
+            log.error("publish-failed", subject=self._results, reason=str(error))
+
+    def _drop(self, messages: Sequence[Message]) -> None:
+        gone = {id(message) for message in messages}
+        self._unconfirmed = [message for message in self._unconfirmed if id(message) not in gone]
+        self._unstored = {key: item for key, item in self._unstored.items() if id(item.message) not in gone}
+
+    # ---- at-least-once: what the broker has confirmed ------------------------------------------------------------
+
+    async def _confirm_for_ever(self) -> None:
+        """Ask the broker again and again whether it has everything; after a loss, publish what it may not have."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._unconfirmed:
+                await self._confirm()
+
+    async def _confirm(self) -> None:
+        lost, asked = self._lost, list(self._unconfirmed)
+        try:
+            await self._broker.flush(timeout_s=CONFIRM_S)
+        except BrokerError as error:
+            log.debug("results-not-confirmed", reason=str(error))
+            await asyncio.sleep(RETRY_S)
+            return
+        if self._lost == lost:
+            self._drop(asked)
+        else:
+            log.info("results-published-again", results=len(asked))
+            await self._push(asked)
+
+    # ---- durable: what the broker has stored -------------------------------------------------------------------
+
+    async def _store_for_ever(self) -> None:
+        lost = self._lost
+        while True:
+            try:
+                async with asyncio.timeout(STORE_AGAIN_S):
+                    await self._work.wait()
+                    self._work.clear()
+            except TimeoutError:
+                pass
+            now, at_once = time.monotonic(), self._lost != lost and self._broker.connected
+            late = [item for item in self._unstored.values() if at_once or now - item.sent_s > STORE_AGAIN_S]
+            if at_once:
+                lost = self._lost
+            for item in late:
+                item.sent_s = now
+            if late:
+                log.info("results-published-again", results=len(late))
+                await self._push([item.message for item in late])
+
+    async def _on_stored(self, message: Message) -> None:
+        number = message.subject.rpartition(".")[2]
+        item = self._unstored.get(number)
+        if item is None:
+            return
+        if not await self._is_stored(message.data):
+            return
+        del self._unstored[number]
+        self._stored[item.frame_id] = None
+        if len(self._stored) > RECENT:
+            self._stored.popitem(last=False)
+        for ack in item.acks:
+            await self.answer(ack, ACK)
+
+    async def _is_stored(self, data: Buffer) -> bool:
+        if not data:  # nobody stores: the stream is gone, or its server is starting
+            return False
+        try:
+            check_stored(data)
+        except BrokerError as error:
+            log.warning("result-not-stored", reason=str(error), hint="it is published again")
+            return False
+        return True

@@ -22,13 +22,18 @@ from typing import Any, Self
 from broker import subjects
 from broker.connect import connect as connect_broker
 from broker.errors import BrokerClosedError, BrokerError, PayloadTooLargeError, UnderstudyError
+from broker.headers import ID_HEADER, PUBLISHER_HEADER, REPLY_HEADER
+from broker.jetstream import JetStreamRefusedError, check_stored
 from broker.port import Broker, Buffer, Message, Subscription
 from understudy.discovery import find_pipeline
 from understudy.frames import Frame, to_payload
 from understudy.result import FrameFailure, Result, ResultError, parse_result
+from understudy.shelf import ResultShelf
 
 RETRY_S = 0.05
 """First pause before a frame is sent again that found no head, or a full one; it doubles up to a second."""
+
+_STORED = "s"
 
 SEND_AGAIN_S = 5.0
 """A frame without a result for so long is sent again under its id (the head knows it); the pause doubles."""
@@ -48,7 +53,8 @@ class FrameTimeoutError(UnderstudyError):
 
 @dataclass(slots=True)
 class _Pending:
-    """A frame that waits for its result. `next_s`: when it is to be sent again."""
+    """A frame that waits for its result. `next_s`: when it is to be sent again, or its result is to be looked for if it
+    is `stored`."""
 
     id: str
     payload: list[Buffer]
@@ -57,6 +63,7 @@ class _Pending:
     next_s: float
     pause_s: float = SEND_AGAIN_S
     retry_s: float = RETRY_S
+    stored: bool = False
 
 
 class Client:
@@ -70,16 +77,20 @@ class Client:
         self._window = window
         self._pending: dict[str, _Pending] = {}
         self._count = 0
+        self._name = secrets.token_hex(4)
         self._broker: Broker | None = None
         self._inbox = ""
         self._subscriptions: list[Subscription] = []
         self._watch: asyncio.Task[None] | None = None
+        self._shelf: ResultShelf | None = None
 
     async def __aenter__(self) -> Self:
         broker = await connect_broker(self._url, name="understudy-client")
         try:
-            await find_pipeline(broker, self._pipeline)
+            status = await find_pipeline(broker, self._pipeline)
             self._inbox = broker.new_inbox()
+            if status.get("delivery") == "durable":
+                self._shelf = await ResultShelf.open(broker, self._pipeline)
             self._subscriptions = [
                 await broker.subscribe(f"{self._inbox}.*", self._on_reply),
                 await broker.subscribe(subjects.lead(self._pipeline), self._on_new_head),
@@ -180,15 +191,24 @@ class Client:
     async def _send(self, key: str, pending: _Pending) -> None:
         assert self._broker is not None  # noqa: S101 - _publish checked
         reply = f"{self._inbox}.{key}"
-        await self._broker.publish(self._subject, pending.payload, reply=reply, headers={"Nats-Msg-Id": pending.id})
+        headers = {ID_HEADER: pending.id, PUBLISHER_HEADER: self._name}
+        if self._shelf is not None:
+            # The reply subject takes the broker's word that the frame is stored; the result comes to the header's.
+            headers[REPLY_HEADER] = reply
+            reply = f"{self._inbox}.{_STORED}{key}"
+        await self._broker.publish(self._subject, pending.payload, reply=reply, headers=headers)
 
     async def _on_reply(self, message: Message) -> None:
-        pending = self._pending.get(message.subject.rpartition(".")[2])
+        key = message.subject.rpartition(".")[2]
+        pending = self._pending.get(key.removeprefix(_STORED))
         if pending is None or pending.future.done():
             return
         if not message.data:
             # The broker says that nobody listens: the head is starting, or moving.
             self._retry_soon(pending)
+            return
+        if key.startswith(_STORED):
+            self._on_stored(pending, message)
             return
         try:
             result = parse_result(message.data)
@@ -200,6 +220,25 @@ class Client:
         else:
             pending.future.set_result(result)
 
+    def _on_stored(self, pending: _Pending, message: Message) -> None:
+        try:
+            check_stored(message.data)
+        except JetStreamRefusedError:
+            self._retry_soon(pending)  # it is full: frames are taken as results go out
+        except BrokerError as error:
+            pending.future.set_exception(error)
+        else:
+            pending.stored = True
+
+    async def _look_on_shelf(self) -> None:
+        """Results that were put out while nobody could tell us."""
+        assert self._shelf is not None  # noqa: S101 - asked only where results are stored
+        waiting = {pending.id: pending for pending in self._pending.values()}
+        async for result in self._shelf.new_results():
+            pending = waiting.get(result.id)
+            if pending is not None and not pending.future.done():
+                pending.future.set_result(result)
+
     async def _on_new_head(self, message: Message) -> None:
         """A head has begun. One that does not know what was published before gets our frames again."""
         try:
@@ -208,6 +247,8 @@ class Client:
             return
         if not knows:
             for key, pending in list(self._pending.items()):
+                if pending.stored:
+                    continue
                 with contextlib.suppress(BrokerError):  # not connected at the moment: it is sent again later
                     await self._send(key, pending)
 
@@ -229,7 +270,10 @@ class Client:
                     pending.next_s = now + pending.pause_s
                     pending.pause_s *= 2
                     with contextlib.suppress(BrokerError):  # not connected at the moment: the next round tries again
-                        await self._send(key, pending)
+                        if pending.stored:
+                            await self._look_on_shelf()
+                        else:
+                            await self._send(key, pending)
 
     def _timed_out(self, pending: _Pending) -> FrameTimeoutError:
         return FrameTimeoutError(

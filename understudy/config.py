@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from broker.errors import SubjectError
 from broker.subjects import check_name
+from understudy.delivery import DeliveryConfig
 from understudy.fields import Duration, Size
 from understudy.files import explain, read_yaml
 from understudy.objectives import RecoveryConfig
@@ -68,6 +69,7 @@ class UpConfig(_Strict):
     top_k: int = Field(default=5, ge=1, le=1000)
     heartbeat: Duration = 0.1
     recovery: RecoveryConfig = RecoveryConfig()
+    delivery: DeliveryConfig = DeliveryConfig()
     resend_after: Duration = 5.0
     start_timeout: Duration = 60.0
 
@@ -127,4 +129,9 @@ def make_config(raw: dict[str, Any], source: str) -> UpConfig:
     try:
         return UpConfig.model_validate(raw)
     except ValidationError as error:
-        raise explain(error, source, UpConfig, {"nodes": NodeConfig, "recovery": RecoveryConfig}) from error
+        nested: dict[str, type[BaseModel]] = {
+            "nodes": NodeConfig,
+            "recovery": RecoveryConfig,
+            "delivery": DeliveryConfig,
+        }
+        raise explain(error, source, UpConfig, nested) from error

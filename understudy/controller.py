@@ -8,16 +8,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import structlog
+
+from broker import subjects
 from broker.activation import HEADER_RESERVE_BYTES
 from broker.connect import connect
 from broker.control import FlowSettings
-from broker.errors import UnderstudyError
+from broker.errors import BrokerError, UnderstudyError
+from broker.jetstream import JetStream, NoJetStreamError
 from broker.port import Broker
 from planner.cluster import Cluster
 from recovery.decide import Policy
 from recovery.service import RecoveryService
 from stages.blobs import BlobExchange, BlobStore
 from stages.bundle import Bundle
+from stages.feed import Feed
 from stages.graph import ModelGraph
 from stages.source import SubmodelSource
 from understudy.bundles import check_stages
@@ -26,6 +31,8 @@ from understudy.planning import PipelinePlanner
 from understudy.rollout import Rollout
 from understudy.term import Term
 from understudy.versions import Versions
+
+log = structlog.get_logger("understudy.controller")
 
 LISTEN_S = 0.3
 """How long a starting controller waits for another one's answer."""
@@ -81,11 +88,13 @@ async def run_controller(settings: ControllerSettings, bundle: Bundle, graph: Mo
         BrokerUnreachableError: no broker answers.
         PipelineTakenError: another controller serves it, and this one was not started to stand by.
         ModelError: the model cannot be split as asked.
+        NoJetStreamError: delivery is `durable`, and the broker stores nothing.
         NoLeaseError: it was started to stand by, and the broker keeps no leases.
     """
     check_stages(graph, settings.stages)
     name = f"understudy-{settings.pipeline}-controller"
     async with both_brokers(settings.broker, settings.control_broker, name=name) as (data, control):
+        await _prepare_delivery(data, settings)
         term = await Term.open(control, settings.pipeline, needed=settings.standby)
         if not settings.standby and not await term.try_begin():
             await _check_free(data, settings.pipeline)
@@ -134,6 +143,19 @@ async def _serve(settings: ControllerSettings, data: Broker, control: Broker, ve
         # Who has lost the lease must not disturb the next one; who has failed is started again.
         await versions.end(stopped=term.held)
         raise
+
+
+async def _prepare_delivery(data: Broker, settings: ControllerSettings) -> None:
+    if settings.flow.delivery == "durable":
+        await Feed(data, settings.pipeline, settings.flow.store).make_streams()
+        return
+    try:
+        left = await JetStream(data).stream_state(subjects.input_stream(settings.pipeline))
+    except (BrokerError, NoJetStreamError):
+        return
+    if left is not None:
+        hint = "they are from a time of durable delivery: serve them with it, or delete the stream"
+        log.warning("stored-frames-are-not-served", frames=left["messages"], hint=hint)
 
 
 async def _check_free(data: Broker, pipeline: str) -> None:

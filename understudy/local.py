@@ -213,6 +213,7 @@ class LocalCluster:
         for option, value in optional.items():
             if value is not None:
                 arguments += [option, str(value)]
+        arguments += ["--delivery", config.delivery.model_dump_json(exclude_unset=True)]
         return [*arguments, "--recovery", config.recovery.model_dump_json(exclude_unset=True)]
 
     async def _spawn(self, name: str, arguments: Sequence[str]) -> None:

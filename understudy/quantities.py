@@ -8,7 +8,7 @@ from typing import Any
 from broker.errors import UnderstudyError
 
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_TIMES = {"MS": 1e-3, "S": 1.0, "MIN": 60.0}
+_TIMES = {"MS": 1e-3, "S": 1.0, "MIN": 60.0, "H": 3600.0}
 _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -25,10 +25,10 @@ def parse_size(value: Any) -> int:
 
 
 def parse_duration(value: Any) -> float:
-    """Seconds of `100ms`, `2 s` or `1min`; a number needs its unit. Raises ValueError with what is allowed."""
+    """Seconds of `100ms`, `2 s`, `1min` or `1h`; a number needs its unit. Raises ValueError with what is allowed."""
     number, unit = _quantity(value)
     if unit.upper() not in _TIMES:
-        raise ValueError(f"{value!r} has no known unit of time: write 100ms, 2s or 1min")
+        raise ValueError(f"{value!r} has no known unit of time: write 100ms, 2s, 1min or 1h")
     return number * _TIMES[unit.upper()]
 
 

@@ -21,6 +21,10 @@ from tests.contract.conftest import Inbox
 
 Connect = Callable[[], Awaitable[Broker]]
 
+TWO = (
+    Message(subject="n.a", data=b"one", reply="r.1"),
+    Message(subject="n.b", data=b"two", headers={"Nats-Msg-Id": "2"}),
+)
 SIZES = [0, 1, 100, 65_535, 65_536, 65_537, 1_048_576, 4_194_304]
 
 
@@ -301,17 +305,19 @@ class BrokerContract(abc.ABC):
         inbox = Inbox()
         await there.subscribe("n.*", inbox)
         await here.publish("n.a", b"before")
-        assert await here.publish_now([("n.a", b"one"), ("n.b", b"two")], lambda: True)
+        assert await here.publish_now(TWO, lambda: True)
         await here.publish("n.a", b"after")
-        messages = [(message.subject, bytes(message.data)) for message in await inbox.take(4)]
-        assert messages == [("n.a", b"before"), ("n.a", b"one"), ("n.b", b"two"), ("n.a", b"after")]
+        before, one, two, after = await inbox.take(4)
+        assert [bytes(message.data) for message in (before, one, two, after)] == [b"before", b"one", b"two", b"after"]
+        assert (one.subject, one.reply, two.subject) == ("n.a", "r.1", "n.b")
+        assert two.headers == {"Nats-Msg-Id": "2"}
 
     async def test_where_its_condition_does_not_hold_nothing_is_published_now(
         self, here: Broker, there: Broker
     ) -> None:
         inbox = Inbox()
         await there.subscribe("n.*", inbox)
-        assert not await here.publish_now([("n.a", b"one"), ("n.b", b"two")], lambda: False)
+        assert not await here.publish_now(TWO, lambda: False)
         await here.publish("n.a", b"the end")
         assert bytes((await inbox.next()).data) == b"the end"
 
@@ -321,7 +327,8 @@ class BrokerContract(abc.ABC):
         inbox = Inbox()
         await there.subscribe("n.*", inbox)
         with pytest.raises(PayloadTooLargeError):
-            await here.publish_now([("n.a", b"one"), ("n.b", bytes(here.max_payload_bytes + 1))], lambda: True)
+            too_large = Message(subject="n.b", data=bytes(here.max_payload_bytes + 1))
+            await here.publish_now([TWO[0], too_large], lambda: True)
         await here.publish("n.a", b"the end")
         assert bytes((await inbox.next()).data) == b"the end"
 
@@ -354,7 +361,7 @@ class BrokerContract(abc.ABC):
             here.publish("x", b""),
             here.subscribe("x", inbox),
             here.request("x", timeout_s=1),
-            here.publish_now([("x", b"")], lambda: True),
+            here.publish_now(TWO, lambda: True),
             here.flush(),
         ):
             with pytest.raises(BrokerClosedError, match="closed"):

@@ -78,6 +78,7 @@ def beat(node: str, **changes: Any) -> Beat:
         "oldest_epoch": 0,
         "sent_again": 0,
         "degraded": 0,
+        "superseded": 0,
         "latency_s": 0.0,
         "leaving": False,
         "frames": 0,

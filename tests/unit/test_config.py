@@ -43,7 +43,7 @@ def test_durations_are_written_with_their_units(text: str, seconds: float) -> No
     assert parse_duration(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["100", 100, 0.1, "1h", "", "-1s", "s", False])
+@pytest.mark.parametrize("text", ["100", 100, 0.1, "1d", "", "-1s", "s", False])
 def test_a_duration_without_a_unit_is_refused_with_an_example(text: Any) -> None:
     with pytest.raises(ValueError, match="100ms"):
         parse_duration(text)

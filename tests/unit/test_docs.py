@@ -51,6 +51,7 @@ from tests.unit.recovery_cases import ESTIMATES, make_setup
 from understudy import settings, versions
 from understudy.cli.main import app
 from understudy.config import NodeConfig, UpConfig, load_config, make_config
+from understudy.delivery import DeliveryConfig
 from understudy.objectives import RecoveryConfig, WeightsConfig
 from understudy.result import PathHop, Result, Score
 
@@ -96,6 +97,9 @@ PATTERNS = [
     subjects.activations("<pipeline>", "<node>"),
     subjects.handover("<pipeline>", "<node>"),
     subjects.lead("<pipeline>"),
+    subjects.feed("<pipeline>"),
+    subjects.input_stream("<pipeline>"),
+    subjects.result_stream("<pipeline>"),
     subjects.events("<pipeline>"),
     subjects.journal("<pipeline>"),
     subjects.confirm("<pipeline>"),
@@ -287,7 +291,7 @@ def test_the_protocol_tells_the_limits() -> None:
 # ---- settings ------------------------------------------------------------------------------------------------------
 
 
-SECTIONS: list[Any] = [UpConfig, NodeConfig, RecoveryConfig, WeightsConfig]
+SECTIONS: list[Any] = [UpConfig, NodeConfig, RecoveryConfig, WeightsConfig, DeliveryConfig]
 
 
 @pytest.mark.parametrize("model", SECTIONS)

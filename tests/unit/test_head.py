@@ -15,7 +15,7 @@ import pytest
 
 from broker import subjects
 from broker.activation import Activation, Failure, FrameTag, encode_tensor_frame
-from broker.control import BlobRef
+from broker.control import BlobRef, FlowSettings
 from broker.errors import WireError
 from broker.memory import MemoryBroker
 from broker.url import parse_broker_url
@@ -73,9 +73,12 @@ class Pipeline:
         self.head = Head(
             pipeline="p",
             ledger=Ledger(queue_frames=bounds["queue_frames"], queue_bytes=bounds["queue_bytes"]),
-            top_k=5,
-            resend_after_s=bounds.get("resend_after_s", 60.0),
-            max_attempts=bounds.get("max_attempts", 4),
+            flow=FlowSettings(
+                resend_after_s=bounds.get("resend_after_s", 60.0),
+                max_attempts=bounds.get("max_attempts", 4),
+                delivery=bounds.get("delivery", "at-least-once"),
+                ordered=bounds.get("ordered", False),
+            ),
             broker=broker,
             executor=executor,
             on_news=self._count_news,
@@ -457,15 +460,15 @@ async def test_a_frame_whose_result_is_cut_off_by_a_new_epoch_is_not_lost(start:
     await pipeline.publish(npy(1), "mine")
     await pipeline.sent(1)
     stuck, room = asyncio.Event(), asyncio.Event()
-    publish = pipeline.broker.publish
+    publish_now = pipeline.broker.publish_now
 
-    async def full_buffer(*args: Any, **kwargs: Any) -> None:
+    async def full_buffer(*args: Any, **kwargs: Any) -> bool:
         stuck.set()
         await room.wait()
-        await publish(*args, **kwargs)
+        return await publish_now(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.broker, "publish", full_buffer)
+        patch.setattr(pipeline.broker, "publish_now", full_buffer)
         task = asyncio.create_task(pipeline.head.on_outcome(outcome("mine")))
         await stuck.wait()
         task.cancel()

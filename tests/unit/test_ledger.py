@@ -15,7 +15,7 @@ def arrival(frame_id: str, size_bytes: int = 1) -> Arrival:
 
 
 def held(frame_id: str) -> Held:
-    return Held(id=frame_id, payload=b"", tensors={}, model=BLOB, replies=[], accepted_s=0.0, sent_s=0.0)
+    return Held(id=frame_id, payload=b"", tensors={}, model=BLOB, replies=[], acks=[], accepted_s=0.0, sent_s=0.0)
 
 
 @pytest.fixture

@@ -29,6 +29,13 @@ def controller(
     standby: Annotated[
         bool, typer.Option("--standby", help="Wait for the controller that serves to end, and take over.")
     ] = False,
+    delivery: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODE|JSON|FILE",
+            help="What is promised of frames (docs/delivery.md): at-least-once, latest or durable; or all settings.",
+        ),
+    ] = None,
     recovery: Annotated[
         str | None,
         typer.Option(metavar="JSON|FILE", help="What recovery shall keep to (docs/recovery.md): a YAML file or JSON."),
@@ -43,6 +50,7 @@ def controller(
     from broker.subjects import check_name
     from understudy.bundles import load_model, open_bundle
     from understudy.controller import ControllerSettings, run_controller
+    from understudy.delivery import read_delivery
     from understudy.logs import set_up_logs
     from understudy.objectives import read_recovery
     from understudy.planfiles import load_cluster
@@ -51,8 +59,15 @@ def controller(
     settings = read_settings()
     set_up_logs(settings, default_level="info")
     url = needed_broker(settings, broker)
+    promised = read_delivery(delivery)
     flow = FlowSettings(
-        window=window, max_batch=max_batch, top_k=top_k, resend_after_s=duration_option("--resend-after", resend_after)
+        window=window,
+        max_batch=max_batch,
+        top_k=top_k,
+        resend_after_s=duration_option("--resend-after", resend_after),
+        delivery=promised.mode,
+        ordered=promised.ordered,
+        store=promised.store,
     )
 
     async def serve() -> None:

@@ -29,6 +29,9 @@ def up(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port of the embedded broker. 0: a free one.")
     ] = None,
+    delivery: Annotated[
+        str | None, typer.Option(help="What is promised of frames: at-least-once (default), latest or durable.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Run a whole pipeline on this machine: broker, one process per node, controller. Ctrl-C stops it.
@@ -57,6 +60,7 @@ def up(
         "broker": broker,
         "control_broker": control_broker,
         "port": port,
+        "delivery": delivery,
     }
     if bundle is not None or model is not None:
         raw = {key: value for key, value in raw.items() if key not in ("bundle", "model")}

@@ -1,0 +1,172 @@
+"""What a head puts out: once, and again where nobody can know whether the broker had it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from broker import subjects
+from broker.connect import connect
+from broker.control import StoreSettings
+from broker.port import Broker, Message
+from broker.server import NatsServer
+from stages.feed import Feed
+from stages.fence import Fence
+from stages.outlet import Answer, Outlet
+from tests.contract.conftest import Inbox, eventually
+
+OUT = subjects.results_out("p")
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[NatsServer]:
+    async with await NatsServer.start() as server:
+        yield server
+
+
+@pytest.fixture
+async def open_broker(server: NatsServer) -> AsyncIterator[Callable[[], asyncio.Future[Broker]]]:
+    opened: list[Broker] = []
+
+    async def open_one() -> Broker:
+        opened.append(await connect(server.url))
+        return opened[-1]
+
+    yield lambda: asyncio.ensure_future(open_one())
+    for broker in opened:
+        await broker.close()
+
+
+@asynccontextmanager
+async def running(outlet: Outlet, broker: Broker) -> AsyncIterator[Outlet]:
+    broker.on_connection(outlet.on_connection)
+    task = asyncio.create_task(outlet.run())
+    try:
+        yield outlet
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def pause(server: NatsServer) -> None:
+    """It takes bytes, and handles nothing."""
+    assert server._process is not None
+    process = psutil.Process(server._process.pid)
+    process.send_signal(signal.SIGSTOP)
+    await eventually(lambda: all(_is_stopped(process.pid, thread.id) for thread in process.threads()))
+
+
+def _is_stopped(pid: int, thread: int) -> bool:
+    return Path(f"/proc/{pid}/task/{thread}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+OpenBroker = Callable[[], "asyncio.Future[Broker]"]
+
+
+async def test_results_that_were_not_confirmed_when_the_server_died_come_again(
+    server: NatsServer, open_broker: OpenBroker
+) -> None:
+    # The subscriber is connected again when the head is: core NATS tells nobody what came before.
+    ours, inbox = await open_broker(), Inbox()
+    await ours.subscribe(OUT, inbox)
+    async with running(Outlet(ours, "p"), ours) as outlet:
+        await outlet.put([Answer(id="before", result=b"before")])
+        assert (await inbox.next()).data == b"before"
+        await ours.flush()
+        await eventually(lambda: not outlet._unconfirmed)
+        await pause(server)
+        await outlet.put([Answer(id="lost", result=b"lost")])  # to a server that takes it, and never handles it
+        await server.kill()
+        await server.restart()
+        assert (await inbox.next()).data == b"lost"
+        await outlet.put([Answer(id="after", result=b"after")])
+        assert (await inbox.next()).data == b"after"
+
+
+async def test_what_another_head_answers_now_is_not_put_out(open_broker: OpenBroker) -> None:
+    ours, inbox = await open_broker(), Inbox()
+    await ours.subscribe(">", inbox)
+
+    async def no() -> bool:
+        return False
+
+    fence = Fence(no)
+    fence.doubt()
+    async with running(Outlet(ours, "p", fence=fence), ours) as outlet:
+        await outlet.put([Answer(id="a", result=b"a", replies=("r",), dead_letter=b"dead")])
+        await ours.publish("the.end", b"")
+        assert (await inbox.next()).subject == "the.end"
+
+
+async def stored_frame(user: Broker, feed: Inbox, payload: bytes) -> Message:
+    """Publish a frame, and take it as a head does."""
+    await user.publish(subjects.frames_in("p"), payload)
+    return await feed.next()
+
+
+@pytest.fixture
+async def stored(open_broker: OpenBroker) -> tuple[Broker, Inbox]:
+    """A head's connection, and the stored frames that come to it."""
+    ours, frames = await open_broker(), Inbox()
+    await ours.subscribe(subjects.feed("p"), frames)
+    feed = Feed(ours, "p", StoreSettings())
+    feed.open(window=4, anew=True)
+    assert feed._task is not None
+    await feed._task
+    return ours, frames
+
+
+async def waiting_frames(broker: Broker) -> int:
+    answer = await broker.request(f"$JS.API.STREAM.INFO.{subjects.input_stream('p')}", timeout_s=2)
+    return int(json.loads(bytes(answer.data))["state"]["messages"])
+
+
+async def stored_results(broker: Broker) -> int:
+    answer = await broker.request(f"$JS.API.STREAM.INFO.{subjects.result_stream('p')}", timeout_s=2)
+    return int(json.loads(bytes(answer.data))["state"]["messages"])
+
+
+async def test_a_stored_frame_is_acknowledged_when_its_result_is_stored(
+    stored: tuple[Broker, Inbox], open_broker: OpenBroker
+) -> None:
+    ours, frames = stored
+    user = await open_broker()
+    frame = await stored_frame(user, frames, b"frame")
+    assert await waiting_frames(user) == 1
+    async with running(Outlet(ours, "p", stored=True), ours) as outlet:
+        await outlet.put([Answer(id="one", result=b"result", acks=(frame.reply,))])
+
+        async def forgotten() -> bool:
+            return await waiting_frames(user) == 0
+
+        await eventually(forgotten)
+        assert await stored_results(user) == 1
+
+
+async def test_a_result_is_stored_once_and_survives_the_server(
+    server: NatsServer, stored: tuple[Broker, Inbox], open_broker: OpenBroker
+) -> None:
+    ours, frames = stored
+    user = await open_broker()
+    frame = await stored_frame(user, frames, b"frame")
+    async with running(Outlet(ours, "p", stored=True), ours) as outlet:
+        await pause(server)
+        await outlet.put([Answer(id="one", result=b"result", acks=(frame.reply,))])
+        await server.kill()
+        await server.restart()
+
+        async def done() -> bool:
+            return await waiting_frames(user) == 0 and await stored_results(user) == 1
+
+        await eventually(done, within_s=10)
+        # Delivered again, because its acknowledgement could have been lost: it is answered, and stays stored once.
+        again = await stored_frame(user, frames, b"frame")
+        await outlet.put_again(Answer(id="one", result=b"result", acks=(again.reply,)))
+        await eventually(done, within_s=10)

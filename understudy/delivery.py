@@ -1,0 +1,71 @@
+"""What is promised of frames, as it is written in the configuration file and on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from broker.control import Delivery, StoreSettings
+from understudy.fields import Duration, Size
+from understudy.files import explain, read_yaml
+from understudy.quantities import ConfigError
+
+MODES = ("at-least-once", "latest", "durable")
+
+
+class DeliveryConfig(BaseModel):
+    """`delivery:` of the configuration file; docs/delivery.md explains it. A mode alone stands for its defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Delivery = "at-least-once"
+    ordered: bool = False
+    input_limit: Size = StoreSettings().input_bytes
+    result_limit: Size = StoreSettings().result_bytes
+    result_age: Duration = StoreSettings().result_age_s
+    replicas: Annotated[int, Field(ge=1, le=5)] = StoreSettings().replicas
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mode_alone(cls, value: Any) -> Any:
+        return {"mode": value} if isinstance(value, str) else value
+
+    @property
+    def store(self) -> StoreSettings:
+        return StoreSettings(
+            input_bytes=self.input_limit,
+            result_bytes=self.result_limit,
+            result_age_s=self.result_age,
+            replicas=self.replicas,
+        )
+
+
+def read_delivery(text: str | None) -> DeliveryConfig:
+    """From a mode's name, from JSON, or from a YAML file of that name; None: the default.
+
+    Raises:
+        ConfigError: not readable, or a wrong key or value; names each.
+    """
+    if text is None:
+        return DeliveryConfig()
+    raw: Any
+    if text in MODES:
+        raw, source = text, "--delivery"
+    elif text.lstrip().startswith("{"):
+        try:
+            raw, source = json.loads(text), "--delivery"
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"--delivery: not valid JSON: {error.msg}") from error
+    elif not Path(text).exists():
+        raise ConfigError(f"--delivery: '{text}' is none of {', '.join(MODES)}, and no file of that name is there")
+    else:
+        raw, source = read_yaml(Path(text)), text
+    if not isinstance(raw, str | dict):
+        raise ConfigError(f"{source} must be a mapping of settings such as 'mode: durable'")
+    try:
+        return DeliveryConfig.model_validate(raw)
+    except ValidationError as error:
+        raise explain(error, source, DeliveryConfig, {}) from error
