@@ -1,7 +1,7 @@
 """`python -m bench.faults.garbage --messages 100000`: nonsense on every subject of a pipeline that runs.
 
-Says what became of the frames beside it, how much the logs grew, what the status counts, and how many dead letters there
-were. Exit code 0: nothing crashed, the pipeline answers everything, and the logs and dead letters stayed bounded.
+Says what became of the frames beside it, how much the logs grew, what the status counts, and how many dead letters
+there were. Exit code 0: nothing crashed, the pipeline answers everything, and logs and dead letters stayed bounded.
 METHODOLOGY.md says more.
 """
 
@@ -95,17 +95,17 @@ async def flood(messages: int, *, seed: int, rate_per_s: float, nodes: int = 3) 
         before = {name: rss_bytes(pid) for name, pid in cluster.pids().items()}
         over = asyncio.Event()
         began_s = time.monotonic()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(checker.publish(100, Pace(rate_per_s=FRAMES_PER_S), until=over), name="frames")
-            floods = {
-                name: group.create_task(
-                    babble(url, told[name], nonsense, chance, rate_per_s=rate_per_s / 2, messages=messages // 2)
-                )
-                for name, url in urls.items()
-            }
-            sent = dict(zip(floods, await asyncio.gather(*floods.values()), strict=True))
-            seconds = time.monotonic() - began_s
-            over.set()
+        frames = asyncio.create_task(checker.publish(100, Pace(rate_per_s=FRAMES_PER_S), until=over), name="frames")
+        floods = (
+            babble(url, told[name], nonsense, chance, rate_per_s=rate_per_s / 2, messages=messages // 2)
+            for name, url in urls.items()
+        )
+        sent = dict(zip(urls, await asyncio.gather(*floods), strict=True))
+        seconds = time.monotonic() - began_s
+        over.set()
+        await asyncio.wait([frames], timeout=FINISH_S)
+        frames.cancel()
+        await asyncio.gather(frames, return_exceptions=True)
         await checker.finish(within_s=FINISH_S)
         found = Flood(
             messages=sent,
