@@ -41,7 +41,8 @@ HANDOVER_TIMEOUT_S = 1.0
 QUEUE_TURNS = 3
 
 _HAND_OVER, _WHAT = b"hand over", b"what"
-"""Questions to a head: which frames it will finish, when it shall take no more; which it holds."""
+"""Questions to a head: which frames it will finish, when it shall take no more (with the epoch of the route of the head
+that asks behind it, in decimal digits); which it holds."""
 
 KNOWS_AFTER_S = 5.0
 """A standby head knows everything that is not answered once it has listened for so long. One that takes over sooner
@@ -65,6 +66,7 @@ class Leadership:
         self._standby: StandbyHead | None = None
         self._stands_by_since_s = math.inf
         self._pipeline = ""
+        self._epoch = 0  # of the newest route that it leads on
         self._flow: FlowSettings | None = None
         self.on_news: Callable[[], None] = lambda: None
         """Called when the head has put out the first answer of an epoch, or has finished what it held."""
@@ -87,6 +89,7 @@ class Leadership:
         """
         route = None if deployment is None else deployment.route
         if deployment is not None and deployment.route.head == self._node:
+            self._epoch = deployment.epoch
             if self.leads and self.head is not None:
                 await self.head.follow(_way(deployment, send), drain=drain)
             else:
@@ -159,7 +162,8 @@ class Leadership:
         await self._stand_by(deployment)
         standby = self._standby
         assert standby is not None  # noqa: S101 - _stand_by made it
-        finished_there = await self._ask(pipeline, previous_head, _HAND_OVER) if previous_head else []
+        question = b"%s %d" % (_HAND_OVER, deployment.epoch)
+        finished_there = await self._ask(pipeline, previous_head, question) if previous_head else []
         await self._hear_all()
         standby.leave_to_the_other(finished_there)
         head = self.head or self._make_head(deployment.assignment.flow, pipeline)
@@ -205,6 +209,11 @@ class Leadership:
             return
         if message.data == _WHAT:
             await self._publish(message.reply, b"".join(entry(frame_id) for frame_id in self.head.held_ids()))
+            return
+        words, _, epoch = bytes(message.data).rpartition(b" ")
+        if words != _HAND_OVER or not epoch.isdigit() or int(epoch[:20]) <= self._epoch:
+            # Of nobody who knows the protocol, or late: whoever asked was over before this node became the head again.
+            log.warning("handover-refused", epoch=self._epoch, question=bytes(message.data[:40]).hex())
             return
         if self._standby is None and self._flow is not None:
             # This node may be the one that stands by next: no frame must come between.

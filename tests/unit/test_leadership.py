@@ -335,3 +335,25 @@ async def test_whoever_takes_over_says_so_and_whether_it_knows_what_is_not_answe
     await pair.b.follow(2, "b", "")
     second = json.loads(bytes((await pair.news.next()).data))
     assert (second["node"], second["epoch"]) == ("b", 2)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [b"", b"hand over", b"hand over 1", b"hand over -2", b"hand over 2x", b"hand ov", b"\xff\x00 2", b"what 2"],
+    ids=["nothing", "no epoch", "a late one", "negative", "no number", "cut off", "noise", "another question"],
+)
+async def test_a_head_hands_over_to_nobody_but_the_head_of_a_later_route(pair: Pair, question: bytes) -> None:
+    await pair.user.publish(subjects.handover("p", "a"), question, reply="answer.1")
+    await pair.publish(5)
+    await pair.each_answered_once()
+    assert pair.a.lead.leads
+
+
+async def test_a_head_that_was_asked_to_hand_over_long_ago_and_leads_again_goes_on(pair: Pair) -> None:
+    await pair.b.follow(2, "b", "a", before="a")
+    await pair.a.follow(2, "b", "a", drain=True)
+    await pair.a.follow(3, "a", "b", before="b")
+    await pair.b.follow(3, "a", "b", drain=True)
+    await pair.user.publish(subjects.handover("p", "a"), b"hand over 2", reply="answer.1")  # held up on a bad link
+    await pair.publish(5)
+    await pair.each_answered_once()
