@@ -19,6 +19,7 @@ import structlog
 from broker.activation import Activation, Failure, FrameTag
 from broker.control import BlobRef
 from broker.errors import WireError
+from broker.malformed import LINES_AT_ONCE, LINES_PER_S, Allowance
 from broker.port import Broker, Buffer, Message
 from broker.wire import Tensor
 from stages.batch import can_join, check, join
@@ -39,8 +40,15 @@ SMALL_BYTES = 4096
 
 CHECK_LOST_S = 0.5
 
+LETTERS_PER_S = 10.0
+LETTERS_AT_ONCE = 100
+"""Dead letters of one head: above that they are counted, and the next one says how many there were not."""
+
 TRANSIENT = ("overloaded", "timeout")
 """Errors that may not come again: the frame may be published anew under its id."""
+
+OUR_OWN = (*TRANSIENT, "failed")
+"""Errors that say nothing against the frame."""
 
 Decoded = dict[str, Tensor] | FrameError
 """A frame's tensors, or what is wrong with it."""
@@ -87,6 +95,8 @@ class Head:
         self._newest_back_s = 0.0  # when the newest frame that is back was sent
         self._answering: set[asyncio.Future[None]] = set()
         self._taken: list[Arrival] = []  # out of the queue, and not in flight yet
+        self._letters = Allowance(LETTERS_PER_S, LETTERS_AT_ONCE)
+        self._lines = Allowance(LINES_PER_S, LINES_AT_ONCE)
         self.counters = counters or HeadCounters()
 
     @property
@@ -364,11 +374,15 @@ class Head:
     def _refusal(
         self, tag: FrameTag, payload: Buffer, replies: Sequence[str], error: FrameError, *, latency_s: float
     ) -> Answer:
-        log.warning("frame-refused", id=tag.id, code=error.code, reason=error.reason)
+        if (withheld := self._lines.take()) is not None:
+            log.warning("frame-refused", id=tag.id, code=error.code, reason=error.reason, withheld=withheld)
+        if error.code not in OUR_OWN:
+            self.counters.malformed.counts["frame"] += 1
         cause = (error.code, error.reason)
         result = result_json(tag, {}, Provenance(epoch=self._epoch), latency_s * 1e3, cause)
         self.counters.failed += 1
         if error.code not in TRANSIENT:
             self._ledger.answered(tag.id, result)
-        letter = dead_letter_json(tag.id, payload, error.code, error.reason)
+        withheld = self._letters.take()
+        letter = b"" if withheld is None else dead_letter_json(tag.id, payload, error.code, error.reason, withheld)
         return Answer(result=result, replies=replies, dead_letter=letter)

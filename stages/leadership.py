@@ -213,7 +213,7 @@ class Leadership:
         words, _, epoch = bytes(message.data).rpartition(b" ")
         if words != _HAND_OVER or not epoch.isdigit() or int(epoch[:20]) <= self._epoch:
             # Of nobody who knows the protocol, or late: whoever asked was over before this node became the head again.
-            log.warning("handover-refused", epoch=self._epoch, question=bytes(message.data[:40]).hex())
+            self.counters.malformed.note_message("handover", message, f"{bytes(message.data[:40])!r}")
             return
         if self._standby is None and self._flow is not None:
             # This node may be the one that stands by next: no frame must come between.

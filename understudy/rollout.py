@@ -108,22 +108,33 @@ class Rollout:
 
     async def _answer(self, message: Message) -> None:
         document: dict[str, Any]
+        text = bytes(message.data)
+        try:
+            manifest = Manifest.model_validate_json(text)
+        except ValueError as error:
+            reason = f"the manifest is not understood: {str(error).splitlines()[0]}"
+            self._service.malformed.note_message("update", message, reason)
+            await self._say(message, {"error": reason})
+            return
         try:
             async with self._lock:
-                document = {"epoch": await self._roll_out(bytes(message.data))}
+                document = {"epoch": await self._roll_out(manifest, text)}
         except (UnderstudyError, OSError) as error:
             log.error("update-refused", reason=str(error))
             document = {"error": str(error)}
+        await self._say(message, document)
+
+    async def _say(self, message: Message, document: dict[str, Any]) -> None:
         if message.reply:
             try:
                 await self._control.publish(message.reply, json.dumps(document).encode())
             except BrokerError as error:
                 log.warning("answer-not-sent", reason=str(error))
 
-    async def _roll_out(self, text: bytes) -> int:
+    async def _roll_out(self, manifest: Manifest, text: bytes) -> int:
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="understudy-update-"))
-            bundle = await self._fetch(text, Path(folder))
+            bundle = await self._fetch(manifest, text, Path(folder))
             graph = await asyncio.to_thread(ModelGraph.load, bundle.model_path, shapes=bundle.manifest.shapes)
             blocks = len(graph.blocks)
             if self._stages is not None and self._stages > blocks:
@@ -138,11 +149,7 @@ class Rollout:
             self._folder = stack.pop_all()
         return epoch
 
-    async def _fetch(self, text: bytes, folder: Path) -> Bundle:
-        try:
-            manifest = Manifest.model_validate_json(text)
-        except ValueError as error:
-            raise UpdateError(f"the manifest is not understood: {str(error).splitlines()[0]}") from error
+    async def _fetch(self, manifest: Manifest, text: bytes, folder: Path) -> Bundle:
         for name, record in manifest.files.items():
             if ".." in PurePosixPath(name).parts or name.startswith("/"):
                 raise UpdateError(f"'{name}' is not the path of a file inside a bundle")

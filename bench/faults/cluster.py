@@ -1,6 +1,7 @@
 """A pipeline of separate processes, as on separate machines: a nats-server, controllers, and nodes behind links.
 
-What fails stays down until `start_again`: the harness is the supervisor (systemd, a container engine) of its processes.
+The harness is the supervisor (systemd, a container engine) of its processes: what ends by itself, as a node does that
+finds no broker when it starts, is started again; what a fault has killed stays down until `start_again`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ POLL_S = 0.05
 READY_S = 45.0
 GRACE_S = 5.0
 STATUS_S = 0.5
+SUPERVISE_S = 0.5
 STORE_BYTES = 4 << 20
 """Of JetStream's store where it is a small disk of its own."""
 
@@ -54,6 +56,7 @@ class Member:
         arguments: of `understudy`.
         variables: its environment, beyond ours.
         stopped: by SIGSTOP.
+        down: killed by a fault, until its repair.
         starts: how often it was started.
     """
 
@@ -64,6 +67,7 @@ class Member:
     cache: Path
     process: Process | None = None
     stopped: bool = False
+    down: bool = False
     starts: int = 0
 
     @property
@@ -90,6 +94,7 @@ class ChaosCluster:
         members: nodes and controllers by name.
         links: between each node and the server.
         disks: small disks in place of the caches of members.
+        ended: members that ended by themselves, with their last words.
     """
 
     nodes: int = 4
@@ -100,6 +105,7 @@ class ChaosCluster:
     folder: Path = field(default_factory=Path)
     store: SmallDisk | None = None
     disks: dict[str, SmallDisk] = field(default_factory=dict)
+    ended: list[str] = field(default_factory=list)
     _server: NatsServer | None = None
     _watched: Broker | None = None
     _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
@@ -139,6 +145,7 @@ class ChaosCluster:
 
     async def kill(self, name: str) -> None:
         member = self.members[name]
+        member.down = True
         if member.lives and member.process is not None:
             member.process.kill()
             await member.process.wait()
@@ -155,6 +162,7 @@ class ChaosCluster:
     async def start_again(self, name: str) -> None:
         """Start it if it does not run."""
         member = self.members[name]
+        member.down = False
         if member.lives:
             return
         with member.log.open("ab") as out:
@@ -283,6 +291,17 @@ class ChaosCluster:
         for name in self.node_names:
             await self._add_node(name)
         await self.ready()
+        supervisor = asyncio.create_task(self._supervise(), name="chaos-supervisor")
+        self._stack.callback(supervisor.cancel)
+
+    async def _supervise(self) -> None:
+        while True:
+            await asyncio.sleep(SUPERVISE_S)
+            for name, member in self.members.items():
+                if not member.lives and not member.down:
+                    assert member.process is not None
+                    self.ended.append(f"{name} ended with code {member.process.returncode}: {_last_line(member.log)}")
+                    await self.start_again(name)
 
     async def _shrink_store(self, server: NatsServer) -> None:
         await server.kill()
@@ -339,6 +358,11 @@ def _through(url: str, port: int) -> str:
     parts = urlsplit(url)
     user, at, _ = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{user}{at}127.0.0.1:{port}"))
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    return lines[-1][:200] if lines else "(it wrote nothing)"
 
 
 def _last_term(log: Path) -> str:

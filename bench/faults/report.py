@@ -20,6 +20,8 @@ def show(outcome: Outcome, console: Console) -> None:
     _show_tally(outcome, console)
     if outcome.meter is not None:
         show_growth(outcome.meter.growth(), console)
+    for line in outcome.ended[:5]:
+        console.print(line, highlight=False)
     for line in outcome.crashes[:20]:
         console.print(f"[red]unexpected error[/red] {line}", highlight=False)
     if outcome.stuck:
@@ -64,6 +66,7 @@ def _show_tally(outcome: Outcome, console: Console) -> None:
         "errors": ", ".join(f"{code} {n}" for code, n in tally.refused.most_common()) or 0,
         "published again": tally.published_again,
         "longest silence, s": f"{tally.longest_silence_s:.2f}",
+        "processes that ended by themselves, and were started again": len(outcome.ended),
         "seconds": f"{outcome.seconds:.0f}",
     }
     table = Table(title="frames", title_justify="left", show_header=False)
@@ -110,6 +113,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         ],
         "stuck": outcome.stuck,
         "crashes": outcome.crashes,
+        "ended": outcome.ended,
         "seconds": outcome.seconds,
         "rate_per_s": outcome.rate_per_s,
         "growth": [asdict(one) | {"flat": one.flat} for one in meter.growth()] if meter else [],

@@ -52,6 +52,7 @@ class Outcome:
 
     Attributes:
         stuck: why the pipeline was not healthy again in the end; empty: it was.
+        ended: processes that ended by themselves, and were started again.
         crashes: lines of logs that tell of errors which nobody expected.
         logs: where the logs are kept; None: they are not.
         rate_per_s: of the frames.
@@ -60,6 +61,7 @@ class Outcome:
     tally: Tally
     faults: list[Done]
     stuck: str = ""
+    ended: list[str] = field(default_factory=list)
     crashes: list[str] = field(default_factory=list)
     logs: str = ""
     seconds: float = 0.0
@@ -107,7 +109,7 @@ async def run(order: Order, say: Say = lambda _: None) -> Outcome:
             async with _metered(cluster, order.sample_s) as meter:
                 outcome = await _under_load(cluster, checker, order, rate, say)
                 outcome.meter = meter
-            outcome.crashes = cluster.crashes()
+            outcome.crashes, outcome.ended = cluster.crashes(), cluster.ended
             if not outcome.good:
                 outcome.logs = str(cluster.keep_logs())
             return outcome
