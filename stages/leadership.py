@@ -90,6 +90,8 @@ class Leadership:
         route = None if deployment is None else deployment.route
         if deployment is not None and deployment.route.head == self._node:
             self._epoch = deployment.epoch
+            if self._fence is not None and self._fence.refused:
+                await self._step_down()  # it was no head for a while: what it holds was answered by others
             if self.leads and self.head is not None:
                 await self.head.follow(_way(deployment, send), drain=drain)
             else:
@@ -234,6 +236,8 @@ class Leadership:
         self._flow = flow
         fence = self._fence = None if self._confirm is None else Fence(self._confirm)
         if fence is not None:
+            # The word that made this node the head may have been long on its way, and another be the head by now.
+            fence.doubt()
             self._fence_task = asyncio.create_task(fence.run(), name="head-fence")
         head = Head(
             pipeline=pipeline,
