@@ -168,7 +168,8 @@ class Garbage:
         chance = random.Random(self.seed)
         urls = [cluster.url, cluster.server.control_url]
         nonsense = Nonsense(chance, await overhear(urls, seconds=OVERHEAR_S))
-        told = data_subjects(PIPELINE, cluster.node_names, blocks=12), control_subjects(PIPELINE, cluster.node_names)
+        data = data_subjects(PIPELINE, cluster.node_names, 12, cluster.blobs())
+        told = data, control_subjects(PIPELINE, cluster.node_names)
         for url, subjects in zip(urls, told, strict=True):
             work = babble(url, subjects, nonsense, chance, rate_per_s=BABBLE_PER_S)
             self.tasks.append(asyncio.create_task(work, name="chaos-garbage"))

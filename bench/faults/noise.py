@@ -69,13 +69,13 @@ class _Echo:
 # ---- garbage -------------------------------------------------------------------------------------------------------
 
 
-def data_subjects(pipeline: str, nodes: Sequence[str], blocks: int) -> list[str]:
-    """Subjects of the data account."""
+def data_subjects(pipeline: str, nodes: Sequence[str], blocks: int, held: Sequence[str]) -> list[str]:
+    """Subjects of the data account. `held`: SHA-256 of blobs that somebody has."""
     cuts = [f"understudy.{pipeline}.cut.{cut}.{node}" for node in nodes for cut in (0, 1, blocks // 2, blocks, 999)]
     per_node = [f"understudy.{pipeline}.handover.{node}" for node in nodes]
     per_node += [f"understudy._.probe-data.{node}" for node in nodes]
     shared = [f"understudy.{pipeline}.{end}" for end in ("in", "in", "out", "dead", "lead", "events", "journal")]
-    blobs = [f"understudy._.blob.{secrets.token_hex(32)}", "understudy._.blob.nonsense"]
+    blobs = [f"understudy._.blob.{sha256}" for sha256 in (*held, secrets.token_hex(32), "nonsense")]
     return [*cuts, *per_node, *shared, *blobs, "understudy._.status"]
 
 
