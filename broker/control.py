@@ -6,7 +6,7 @@ Each is a frozen dataclass, sent as a msgpack map of its fields. pydantic checks
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgpack
@@ -237,6 +237,7 @@ class Beat:
         latency_s: of the head: mean over the last answers of the active epoch; 0: none yet.
         leaving: it wants to stop, and waits until the pipeline goes on without it.
         dropped: messages that the node dropped because they were malformed, stale or over a bound.
+        malformed: messages that were not understood, by their kind (`broker.malformed`).
         busy_s: seconds of inference since the start.
         rss_bytes: memory of the process.
         links: rates of the links into the node, measured from the activations that come over them.
@@ -276,6 +277,7 @@ class Beat:
     rss_bytes: Count
     interval_s: Interval
     links: tuple[LinkRate, ...]
+    malformed: Mapping[Text, Count] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

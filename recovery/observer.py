@@ -9,8 +9,9 @@ from collections.abc import Callable
 import structlog
 
 from broker import control, pulse, subjects
-from broker.control import Beat, Bye, Confirm, Confirmed, Control
+from broker.control import Beat, Bye, Confirm, Confirmed
 from broker.errors import WireError
+from broker.malformed import Malformed
 from broker.port import Broker, Message
 from broker.presence import NodeProcess, NoPresence, PresenceWatch, watch_presence
 from recovery.journal import Journal
@@ -73,6 +74,7 @@ class Observer:
         self._on_loss = on_loss
         self._on_news = on_news
         self._watch: PresenceWatch = NoPresence()
+        self.malformed = Malformed()
         self.rates = RateMeter()
         self.speeds = speeds
 
@@ -109,11 +111,11 @@ class Observer:
         return sum(beat.sent_again for beat in beats), sum(beat.degraded for beat in beats)
 
     async def _on_beat(self, message: Message) -> None:
-        news = decode(message, Beat)
+        news = self.malformed.decode(message, Beat)
         if news is None:
             return
         if message.subject != subjects.beat(news.node):
-            log.warning("beat-malformed", subject=message.subject, reason=f"it names node {news.node}")
+            self.malformed.note_message("beat", message, f"it names node {news.node}")
             return
         view = self._store.state.nodes.get(news.node)
         before = None if view is None else view.beat
@@ -141,7 +143,7 @@ class Observer:
         try:
             sign = pulse.decode(message.data)
         except WireError as error:
-            log.warning("pulse-malformed", subject=message.subject, reason=error.reason)
+            self.malformed.note_message("pulse", message, error.reason)
             return
         node = message.subject.rpartition(".")[2]
         self._alive(node, sign.incarnation, sign.interval_ms / 1e3)
@@ -158,7 +160,7 @@ class Observer:
         self._on_loss()
 
     async def _on_bye(self, message: Message) -> None:
-        bye = decode(message, Bye)
+        bye = self.malformed.decode(message, Bye)
         if bye is not None:
             log.info("node-left", node=bye.node)
             self._store.apply(Left(bye=bye))
@@ -166,7 +168,7 @@ class Observer:
 
     async def _on_confirm(self, message: Message) -> None:
         """A head that was paused: is it still the head? Its question is a sign of life, so a yes stays true."""
-        question = decode(message, Confirm)
+        question = self.malformed.decode(message, Confirm)
         if question is None or not message.reply:
             return
         state = self._store.state
@@ -177,12 +179,3 @@ class Observer:
         if is_head and view is not None:
             self._alive(question.node, question.incarnation, view.pulse.interval_s)
         await self._broker.publish(message.reply, control.encode(Confirmed(head=is_head)))
-
-
-def decode(message: Message, kind: type[Control]) -> Control | None:
-    """A control message, or None for one that is not understood, which is logged."""
-    try:
-        return control.decode(message.data, kind)
-    except WireError as error:
-        log.warning("control-malformed", kind=kind.__name__, subject=message.subject, reason=error.reason)
-        return None

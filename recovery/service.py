@@ -14,6 +14,7 @@ from broker import subjects
 from broker.activation import HEADER_RESERVE_BYTES
 from broker.control import FlowSettings, Route
 from broker.errors import BrokerError, UnderstudyError
+from broker.malformed import Malformed
 from broker.port import Broker
 from planner.chain import Chain
 from planner.cluster import Cluster, NodeSpec
@@ -128,6 +129,11 @@ class RecoveryService:
     def state(self) -> ClusterState:
         return self._store.state
 
+    @property
+    def malformed(self) -> Malformed:
+        """What the controller did not understand."""
+        return self._observer.malformed
+
     async def run(self) -> None:
         """Serve until cancelled."""
         log.info("controller-started", pipeline=self.state.pipeline, blocks=self._served.source.chain.blocks)
@@ -145,8 +151,9 @@ class RecoveryService:
         """The status document (see `recovery.status`)."""
         document = status(self.state, self._data.url, self._observer.rates.frames_per_s, self._store.now_s)
         promised = {"delivery": self._flow.delivery, "ordered": self._flow.ordered}
+        malformed = dict(self.malformed.counts)
         recoveries = [record.document() for record in list(self._journal.records)[-20:]]
-        return {**document, **promised, "recoveries": recoveries}
+        return {**document, **promised, "malformed": malformed, "recoveries": recoveries}
 
     def _on_record(self, record: Record) -> None:
         self._reporter.tell(record)

@@ -56,6 +56,7 @@ def _node(view: NodeView, living: bool) -> dict[str, Any]:
         "frames": beat.frames,
         "busy_s": round(beat.busy_s, 3),
         "dropped": beat.dropped,
+        "malformed": dict(beat.malformed),
         "rss_bytes": beat.rss_bytes,
         "memory_bytes": beat.memory_bytes or None,
         "threads": beat.threads,

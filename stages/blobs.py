@@ -20,6 +20,7 @@ import structlog
 from broker import subjects
 from broker.control import BlobRef
 from broker.errors import BrokerError, UnderstudyError
+from broker.malformed import Malformed
 from broker.port import Broker, Message, Subscription
 
 log = structlog.get_logger("understudy.blobs")
@@ -149,8 +150,9 @@ class BlobStore:
 class BlobExchange:
     """Offers what the store has, and fetches what it has not."""
 
-    def __init__(self, broker: Broker, store: BlobStore) -> None:
+    def __init__(self, broker: Broker, store: BlobStore, malformed: Malformed | None = None) -> None:
         self._broker = broker
+        self._malformed = malformed or Malformed()
         self._store = store
         self._offers: dict[str, Subscription] = {}
         self._usual_s = 0.0
@@ -254,7 +256,9 @@ class BlobExchange:
         except (ValueError, TypeError, KeyError, msgpack.UnpackException):
             offset = length = None
         data: bytes | None = b""
-        if type(offset) is int and type(length) is int and 0 <= offset < 1 << 53 and 0 <= length <= CHUNK_BYTES:
+        if not (type(offset) is int and type(length) is int and 0 <= offset < 1 << 53 and 0 <= length <= CHUNK_BYTES):
+            self._malformed.note_message("blob", message, "not a request for a piece of a blob")
+        else:
             sha256 = message.subject.rpartition(".")[2]
             data = await asyncio.to_thread(self._store.read, sha256, offset, length)
             if data is None and (offer := self._offers.pop(sha256, None)) is not None:

@@ -59,6 +59,7 @@ class DataPlane:
         self.on_work: Callable[[], None] = lambda: None
         """Called when work comes after a time without any."""
         self.lead = Leadership(node=node, broker=broker, executor=intake_executor, confirm=confirm)
+        self.lead.counters.malformed = counters.malformed
         self.links = LinkMeter()
         self.active_epoch = 0
 
@@ -173,7 +174,7 @@ class DataPlane:
             await self._accept(activation)
         except WireError as error:
             self._counters.dropped += 1
-            log.warning("message-malformed", subject=message.subject, reason=error.reason, size_bytes=len(message.data))
+            self._counters.malformed.note_message("activation", message, error.reason)
 
     def _note_work(self) -> None:
         was_busy = self.busy
@@ -216,7 +217,7 @@ class DataPlane:
                 await self._accept(message)
             except WireError as error:
                 self._counters.dropped += 1
-                log.warning("message-malformed", cut=message.cut, reason=error.reason)
+                self._counters.malformed.note("activation", error.reason)
 
     def _sender(self, epoch: int) -> Callable[[Activation], Awaitable[None]]:
         async def send(message: Activation) -> None:

@@ -12,8 +12,8 @@ from broker import subjects
 from broker.activation import Activation, Failure
 from broker.control import Activate, Assignment, PartRef, Spares
 from broker.errors import UnderstudyError
+from broker.malformed import Malformed
 from broker.port import Broker, Message, Subscription
-from stages.controls import decode
 from stages.dataplane import DataPlane
 from stages.loader import Loader
 from stages.worker import Deliver
@@ -33,7 +33,15 @@ class Duties:
     """
 
     def __init__(
-        self, *, node: str, pipeline: str, broker: Broker, loader: Loader, plane: DataPlane, on_news: Callable[[], None]
+        self,
+        *,
+        node: str,
+        pipeline: str,
+        broker: Broker,
+        loader: Loader,
+        plane: DataPlane,
+        on_news: Callable[[], None],
+        malformed: Malformed,
     ) -> None:
         """`broker`: the connection for control. `on_news` is called when a beat should go out at once."""
         self._node = node
@@ -41,6 +49,7 @@ class Duties:
         self._loader = loader
         self._plane = plane
         self._on_news = on_news
+        self._malformed = malformed
         self._assigned: Assignment | None = None
         self._plan: Assignment | None = None
         self._wanted: tuple[PartRef, ...] = ()
@@ -77,7 +86,7 @@ class Duties:
     # ---- assignments -------------------------------------------------------------------------------------------
 
     async def _on_assign(self, message: Message) -> None:
-        assignment = decode(message, Assignment)
+        assignment = self._malformed.decode(message, Assignment)
         if assignment is None or not self._serves(assignment.pipeline):
             return
         if assignment.epoch <= self.assigned_epoch:
@@ -115,7 +124,7 @@ class Duties:
     # ---- spares ------------------------------------------------------------------------------------------------
 
     async def _on_spares(self, message: Message) -> None:
-        spares = decode(message, Spares)
+        spares = self._malformed.decode(message, Spares)
         if spares is None or not self._serves(spares.pipeline) or spares.epoch < self.spares_epoch:
             return
         self.pipeline = spares.pipeline
@@ -144,7 +153,7 @@ class Duties:
     # ---- activations -------------------------------------------------------------------------------------------
 
     async def _on_activate(self, message: Message) -> None:
-        activate = decode(message, Activate)
+        activate = self._malformed.decode(message, Activate)
         if activate is None or activate.pipeline != self.pipeline:
             return
         if activate.epoch == self._plane.active_epoch and not activate.drain:

@@ -55,6 +55,12 @@ class Fence:
                 self._asking = None
         return True
 
+    @property
+    def refused(self) -> bool:
+        """Whether the last answer was that another node is the head."""
+        asking = self._asking
+        return asking is not None and asking.done() and not asking.cancelled() and not asking.result()
+
     def is_open(self) -> bool:
         """Whether there is no doubt at this moment."""
         self._look()

@@ -21,6 +21,7 @@ from broker.control import BlobRef, FlowSettings
 from broker.errors import WireError
 from broker.headers import PUBLISHER_HEADER
 from broker.jetstream import NAK
+from broker.malformed import LINES_AT_ONCE, LINES_PER_S, Allowance
 from broker.port import Broker, Message
 from broker.wire import Tensor
 from stages.batch import can_join, check, join
@@ -42,8 +43,15 @@ SMALL_BYTES = 4096
 
 CHECK_LOST_S = 0.5
 
+LETTERS_PER_S = 10.0
+LETTERS_AT_ONCE = 100
+"""Dead letters of one head: above that they are counted, and the next one says how many there were not."""
+
 TRANSIENT = ("overloaded", "timeout")
 """Errors that may not come again: the frame may be published anew under its id."""
+
+OUR_OWN = (*TRANSIENT, "failed")
+"""Errors that say nothing against the frame."""
 
 PATIENCE_S = 30.0
 """A frame is not left alone for longer, however often it was sent."""
@@ -92,6 +100,8 @@ class Head:
         self._newest_back_s = 0.0  # when the newest frame that is back was sent
         self._answering: set[asyncio.Future[None]] = set()
         self._taken: list[Arrival] = []  # out of the queue, and not in flight yet
+        self._letters = Allowance(LETTERS_PER_S, LETTERS_AT_ONCE)
+        self._lines = Allowance(LINES_PER_S, LINES_AT_ONCE)
         self.counters = counters or HeadCounters()
 
     @property
@@ -413,11 +423,17 @@ class Head:
         await self._put([self._refusal(FrameTag(arrival.id), arrival, error, latency_s=0.0)])
 
     def _refusal(self, tag: FrameTag, frame: Arrival | Held, error: FrameError, *, latency_s: float) -> Answer:
-        log.warning("frame-refused", id=tag.id, code=error.code, reason=error.reason)
+        if (withheld := self._lines.take()) is not None:
+            log.warning("frame-refused", id=tag.id, code=error.code, reason=error.reason, withheld=withheld)
+        if error.code not in OUR_OWN:
+            self.counters.malformed.counts["frame"] += 1
         cause = (error.code, error.reason)
         result = result_json(tag, {}, Provenance(epoch=self._epoch), latency_s * 1e3, cause)
         self.counters.failed += 1
         if error.code not in TRANSIENT:
             self._ledger.answered(tag.id, result)
-        letter = dead_letter_json(tag.id, frame.payload, error.code, error.reason)
+        withheld = self._letters.take()
+        letter = (
+            b"" if withheld is None else dead_letter_json(tag.id, frame.payload, error.code, error.reason, withheld)
+        )
         return Answer(id=tag.id, result=result, replies=frame.replies, acks=frame.acks, dead_letter=letter)

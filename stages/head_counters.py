@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from broker.malformed import Malformed
 from stages.results import Provenance
 
 LATENCY_GAIN = 0.05
@@ -19,6 +20,7 @@ class HeadCounters:
         degraded: answers by another technique than `none`.
         answered_epoch: the newest epoch of which an answer was put out.
         latency_s: mean over the last answers of the newest epoch; 0: none yet.
+        malformed: of the whole node.
     """
 
     answered: int = 0
@@ -28,6 +30,7 @@ class HeadCounters:
     degraded: int = 0
     answered_epoch: int = 0
     latency_s: float = 0.0
+    malformed: Malformed = field(default_factory=Malformed)
 
     def count_answer(self, provenance: Provenance, latency_s: float) -> None:
         self.answered += 1

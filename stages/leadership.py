@@ -42,7 +42,8 @@ HANDOVER_TIMEOUT_S = 1.0
 QUEUE_TURNS = 3
 
 _HAND_OVER, _WHAT = b"hand over", b"what"
-"""Questions to a head: which frames it will finish, when it shall take no more; which it holds."""
+"""Questions to a head: which frames it will finish, when it shall take no more (with the epoch of the route of the head
+that asks behind it, in decimal digits); which it holds."""
 
 KNOWS_AFTER_S = 5.0
 """A standby head knows everything that is not answered once it has listened for so long. One that takes over sooner
@@ -66,6 +67,7 @@ class Leadership:
         self._standby: StandbyHead | None = None
         self._stands_by_since_s = math.inf
         self._pipeline = ""
+        self._epoch = 0  # of the newest route that it leads on
         self._flow: FlowSettings | None = None
         self._feed: Feed | None = None
         self._window = 0
@@ -90,6 +92,9 @@ class Leadership:
         """
         route = None if deployment is None else deployment.route
         if deployment is not None and deployment.route.head == self._node:
+            self._epoch = deployment.epoch
+            if self._fence is not None and self._fence.refused:
+                await self._step_down()  # it was no head for a while: what it holds was answered by others
             if self.leads and self.head is not None:
                 await self.head.follow(_way(deployment, send), drain=drain)
                 self._open_feed(deployment, anew=False)
@@ -167,7 +172,8 @@ class Leadership:
         await self._stand_by(deployment)
         standby = self._standby
         assert standby is not None  # noqa: S101 - _stand_by made it
-        finished_there = await self._ask(pipeline, previous_head, _HAND_OVER) if previous_head else []
+        question = b"%s %d" % (_HAND_OVER, deployment.epoch)
+        finished_there = await self._ask(pipeline, previous_head, question) if previous_head else []
         await self._hear_all()
         standby.leave_to_the_other(finished_there)
         head = self.head or self._make_head(deployment.assignment.flow, pipeline)
@@ -225,6 +231,11 @@ class Leadership:
         if message.data == _WHAT:
             await self._publish(message.reply, b"".join(entry(frame_id) for frame_id in self.head.held_ids()))
             return
+        words, _, epoch = bytes(message.data).rpartition(b" ")
+        if words != _HAND_OVER or not epoch.isdigit() or int(epoch[:20]) <= self._epoch:
+            # Of nobody who knows the protocol, or late: whoever asked was over before this node became the head again.
+            self.counters.malformed.note_message("handover", message, f"{bytes(message.data[:40])!r}")
+            return
         if self._standby is None and self._flow is not None:
             # This node may be the one that stands by next: no frame must come between.
             await self._begin_standby(self._pipeline, self._flow)
@@ -244,6 +255,8 @@ class Leadership:
         self._flow = flow
         fence = self._fence = None if self._confirm is None else Fence(self._confirm)
         if fence is not None:
+            # The word that made this node the head may have been long on its way, and another be the head by now.
+            fence.doubt()
             self._fence_task = asyncio.create_task(fence.run(), name="head-fence")
         head = Head(
             pipeline=pipeline,

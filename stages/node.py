@@ -21,7 +21,6 @@ from broker.control import Beat, Bye, Confirm, Confirmed, LinkRate
 from broker.errors import BrokerClosedError, BrokerError, NoRespondersError, UnderstudyError, WireError
 from broker.port import Broker, Message, Subscription
 from stages.blobs import BlobExchange, BlobStore
-from stages.controls import decode
 from stages.dataplane import DataPlane
 from stages.duties import Duties
 from stages.engine import resolve_providers
@@ -96,7 +95,7 @@ class Node:
         # One thread: inferences of one node run one after the other, each with the node's threads.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._intake_executor = ThreadPoolExecutor(1, thread_name_prefix="intake")
-        self._exchange = BlobExchange(data, BlobStore(settings.cache))
+        self._exchange = BlobExchange(data, BlobStore(settings.cache), self._counters.malformed)
         loader = Loader(
             node=settings.name,
             exchange=self._exchange,
@@ -125,6 +124,7 @@ class Node:
             loader=loader,
             plane=self._plane,
             on_news=self._beat_now.set,
+            malformed=self._counters.malformed,
         )
         self._leaving = False
         self._leave_by_s = 0.0
@@ -210,6 +210,7 @@ class Node:
             busy_s=self._counters.busy_s,
             rss_bytes=self._rss_bytes(),
             interval_s=self._settings.heartbeat_s,
+            malformed=dict(self._counters.malformed.counts),
             links=tuple(LinkRate(sender=n, bytes_per_s=round(r)) for n, r in self._plane.links.bytes_per_s().items()),
         )
 
@@ -257,7 +258,7 @@ class Node:
         # Quick for our own, which is nearly every one.
         if self._incarnation.encode() in bytes(message.data):
             return
-        other = decode(message, Beat)
+        other = self._counters.malformed.decode(message, Beat)
         if other is None:
             return
         if other.incarnation != self._incarnation and time.monotonic() - self._started_s < NAMESAKE_WATCH_S:

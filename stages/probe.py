@@ -102,6 +102,7 @@ class Probe:
             log.info("measurement-failed", to=order.to, reason=str(error))
             result = self._failed(order, str(error))
         self._counters.dropped += measurement.malformed
+        self._counters.malformed.counts["probe"] += measurement.malformed
         await self._answer(reply, result)
 
     async def _answer(self, reply: str, result: ProbeResult) -> None:
@@ -123,4 +124,4 @@ class Probe:
 
     def _drop(self, message: Message, reason: str) -> None:
         self._counters.dropped += 1
-        log.warning("probe-malformed", subject=message.subject, reason=reason, size_bytes=len(message.data))
+        self._counters.malformed.note_message("probe", message, reason)

@@ -94,14 +94,18 @@ def result_json(
     return _JSON.encode(document).encode()
 
 
-def dead_letter_json(frame_id: str, payload: bytes | bytearray | memoryview, code: str, reason: str) -> bytes:
-    """The document on `<pipeline>.dead`: the frame's first bytes and why it could not be processed."""
+def dead_letter_json(
+    frame_id: str, payload: bytes | bytearray | memoryview, code: str, reason: str, withheld: int = 0
+) -> bytes:
+    """The document on `<pipeline>.dead`: the frame's first bytes and why it could not be processed. `withheld`: letters
+    that were not sent before it, because they were too many."""
     document = {
         "id": frame_id,
         "code": code,
         "reason": reason,
         "size_bytes": len(payload),
         "first_bytes": base64.b64encode(bytes(payload[:256])).decode(),
+        "withheld": withheld,
     }
     return _JSON.encode(document).encode()
 

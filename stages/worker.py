@@ -7,11 +7,12 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from broker.activation import Activation, Failure, FrameTag
+from broker.malformed import Malformed
 from stages.batch import can_join, check, join, parts_below
 from stages.engine import Engine
 from stages.errors import FrameError
@@ -31,6 +32,7 @@ class WorkerCounters:
     frames: int = 0
     dropped: int = 0
     busy_s: float = 0.0
+    malformed: Malformed = field(default_factory=Malformed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from recovery.model import UpdateError
 from recovery.service import RecoveryService
 from stages.blobs import BlobExchange, BlobStore
 from stages.bundle import Bundle
+from stages.manifest import Manifest
 from understudy.versions import Versions
 
 log = structlog.get_logger("understudy.update")
@@ -89,12 +90,23 @@ class Rollout:
 
     async def _answer(self, message: Message) -> None:
         document: dict[str, Any]
+        text = bytes(message.data)
+        try:
+            Manifest.model_validate_json(text)
+        except ValueError as error:
+            reason = f"the manifest is not understood: {str(error).splitlines()[0]}"
+            self._service.malformed.note_message("update", message, reason)
+            await self._say(message, {"error": reason})
+            return
         try:
             async with self._lock:
-                document = {"epoch": await self._roll_out(bytes(message.data))}
+                document = {"epoch": await self._roll_out(text)}
         except (UnderstudyError, OSError) as error:
             log.error("update-refused", reason=str(error))
             document = {"error": str(error)}
+        await self._say(message, document)
+
+    async def _say(self, message: Message, document: dict[str, Any]) -> None:
         if message.reply:
             try:
                 await self._control.publish(message.reply, json.dumps(document).encode())

@@ -23,6 +23,7 @@ from broker.memory import MemoryBroker
 from broker.port import Message
 from broker.url import parse_broker_url
 from stages.deployment import Deployment
+from stages.fence import Confirm
 from stages.flow import Flow
 from stages.leadership import Leadership
 from tests.contract.conftest import Inbox, eventually
@@ -42,10 +43,12 @@ def npy(value: float, width: int = 2) -> bytes:
 class Machine:
     """A node with its own connection: its part as a head, and stages that answer while `works` is set."""
 
-    def __init__(self, name: str, broker: MemoryBroker, executor: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, name: str, broker: MemoryBroker, executor: ThreadPoolExecutor, confirm: Confirm | None = None
+    ) -> None:
         self.name = name
         self.broker = broker
-        self.lead = Leadership(node=name, broker=broker, executor=executor)
+        self.lead = Leadership(node=name, broker=broker, executor=executor, confirm=confirm)
         self.works = asyncio.Event()
         self.works.set()
         self.sent: list[str] = []
@@ -335,3 +338,57 @@ async def test_whoever_takes_over_says_so_and_whether_it_knows_what_is_not_answe
     await pair.b.follow(2, "b", "")
     second = json.loads(bytes((await pair.news.next()).data))
     assert (second["node"], second["epoch"]) == ("b", 2)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [b"", b"hand over", b"hand over 1", b"hand over -2", b"hand over 2x", b"hand ov", b"\xff\x00 2", b"what 2"],
+    ids=["nothing", "no epoch", "a late one", "negative", "no number", "cut off", "noise", "another question"],
+)
+async def test_a_head_hands_over_to_nobody_but_the_head_of_a_later_route(pair: Pair, question: bytes) -> None:
+    await pair.user.publish(subjects.handover("p", "a"), question, reply="answer.1")
+    await pair.publish(5)
+    await pair.each_answered_once()
+    assert pair.a.lead.leads
+
+
+async def test_a_head_that_was_asked_to_hand_over_long_ago_and_leads_again_goes_on(pair: Pair) -> None:
+    await pair.b.follow(2, "b", "a", before="a")
+    await pair.a.follow(2, "b", "a", drain=True)
+    await pair.a.follow(3, "a", "b", before="b")
+    await pair.b.follow(3, "a", "b", drain=True)
+    await pair.user.publish(subjects.handover("p", "a"), b"hand over 2", reply="answer.1")  # held up on a bad link
+    await pair.publish(5)
+    await pair.each_answered_once()
+
+
+async def test_a_node_that_hears_late_that_it_is_the_head_asks_before_it_answers_and_may_become_it_again(
+    pair: Pair, executor: ThreadPoolExecutor
+) -> None:
+    """Epoch 2 made c the head. When the word of it arrived, a led again already, in epoch 3."""
+    says = {"head": False}
+    asked = asyncio.Event()
+
+    async def confirm() -> bool:
+        asked.set()
+        return says["head"]
+
+    broker = await MemoryBroker.connect(parse_broker_url("memory://lead"))
+    late = Machine("c", broker, executor, confirm)
+    try:
+        await late.follow(2, "c", "")
+        await pair.publish(5)
+        await eventually(lambda: len(late.sent) == 5)
+        await asked.wait()
+        await pair.each_answered_once()
+        assert {result["epoch"] for result in pair.results} == {1}
+        # The word of epoch 3 was lost; in epoch 4 it is the head in truth.
+        says["head"] = True
+        await pair.a.follow(4, "c", "")
+        await late.follow(4, "c", "")
+        await pair.publish(5)
+        await pair.each_answered_once()
+        assert {result["epoch"] for result in pair.results[5:]} == {4}
+    finally:
+        await late.crash()
+        await broker.close()

@@ -1,0 +1,136 @@
+"""Memory, threads and open files of processes over time, and whether they grow without end (Linux)."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.harness import rss_bytes
+
+WARM_S = 20.0
+"""Of each process's life: it loads, fills its caches and pools. Not judged."""
+
+LEAST_S = 20.0
+"""A process is judged by what it did for at least so long after it was warm."""
+
+MOST_MB_PER_MIN = 1.0
+MOST_FILES_PER_MIN = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One process at one moment (`time.monotonic`); `age_s` since it was seen first."""
+
+    name: str
+    pid: int
+    at_s: float
+    age_s: float
+    rss_bytes: int
+    threads: int
+    files: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """Of one process, once it is warm: slopes of least-squares lines.
+
+    Attributes:
+        seconds: that it was watched, warm.
+        first_bytes, last_bytes: memory when it was warm, and in the end: medians of a tenth of the samples.
+    """
+
+    name: str
+    pid: int
+    seconds: float
+    first_bytes: float
+    last_bytes: float
+    mb_per_min: float
+    files_per_min: float
+    threads_per_min: float
+
+    @property
+    def flat(self) -> bool:
+        """Whether nothing grows faster than the bounds."""
+        return (
+            self.mb_per_min <= MOST_MB_PER_MIN and max(self.files_per_min, self.threads_per_min) <= MOST_FILES_PER_MIN
+        )
+
+
+class Meter:
+    """Reads `/proc` for the processes that `pids` names at the time."""
+
+    def __init__(self, pids: Callable[[], Mapping[str, int]]) -> None:
+        self._pids = pids
+        self._born_s: dict[int, float] = {}
+        self.samples: list[Sample] = []
+
+    async def run(self, every_s: float) -> None:
+        """Until cancelled."""
+        while True:
+            self.look()
+            await asyncio.sleep(every_s)
+
+    def look(self) -> None:
+        now_s = time.monotonic()
+        for name, pid in self._pids().items():
+            folder = Path(f"/proc/{pid}")
+            try:
+                threads, files = _count(folder / "task"), _count(folder / "fd")
+            except OSError:
+                continue  # it has ended
+            born_s = self._born_s.setdefault(pid, now_s)
+            self.samples.append(
+                Sample(
+                    name=name,
+                    pid=pid,
+                    at_s=now_s,
+                    age_s=now_s - born_s,
+                    rss_bytes=rss_bytes(pid),
+                    threads=threads,
+                    files=files,
+                )
+            )
+
+    def growth(self) -> list[Growth]:
+        return growth(self.samples)
+
+
+def _count(folder: Path) -> int:
+    return sum(1 for _ in folder.iterdir())
+
+
+def growth(samples: Iterable[Sample], *, warm_s: float = WARM_S, least_s: float = LEAST_S) -> list[Growth]:
+    """Of each process that was watched for long enough."""
+    by_process: dict[tuple[str, int], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        if sample.age_s >= warm_s and sample.rss_bytes:
+            by_process[sample.name, sample.pid].append(sample)
+    found = []
+    for (name, pid), own in sorted(by_process.items()):
+        seconds = own[-1].at_s - own[0].at_s
+        if seconds < least_s or len(own) < 3:
+            continue
+        minutes = [sample.at_s / 60 for sample in own]
+        tenth = max(1, len(own) // 10)
+        found.append(
+            Growth(
+                name=name,
+                pid=pid,
+                seconds=seconds,
+                first_bytes=statistics.median(sample.rss_bytes for sample in own[:tenth]),
+                last_bytes=statistics.median(sample.rss_bytes for sample in own[-tenth:]),
+                mb_per_min=_slope(minutes, [sample.rss_bytes / 1e6 for sample in own]),
+                files_per_min=_slope(minutes, [sample.files for sample in own]),
+                threads_per_min=_slope(minutes, [sample.threads for sample in own]),
+            )
+        )
+    return found
+
+
+def _slope(x: Sequence[float], y: Sequence[float]) -> float:
+    return statistics.linear_regression(x, y).slope

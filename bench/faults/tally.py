@@ -1,0 +1,193 @@
+"""What the checker counts: frames, their answers, the silences between, and the verdict on all of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.faults.promise import Promise
+
+TRANSIENT = ("overloaded", "timeout")
+"""Errors after which a frame may be published again: no answers, as the protocol has it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Frame:
+    """One frame and what came of it. Moments are of `time.monotonic`.
+
+    Attributes:
+        image: which of the labelled images it is.
+        sent_s: when it was published, each time.
+        out: answers on the output subject, without transient errors.
+        replies: how many answers came to its reply subject, without transient errors.
+        reply: the first of these.
+        refused: codes of transient errors on the output subject.
+        done_s: when the first answer came, on either subject.
+    """
+
+    number: int
+    image: int
+    sent_s: list[float] = field(default_factory=list)
+    out: list[Mapping[str, Any]] = field(default_factory=list)
+    out_s: list[float] = field(default_factory=list)
+    replies: int = 0
+    reply: Mapping[str, Any] | None = None
+    refused: list[str] = field(default_factory=list)
+    done_s: float | None = None
+
+    @property
+    def answer(self) -> Mapping[str, Any] | None:
+        return self.out[0] if self.out else self.reply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """A time in which the checker itself had no connection."""
+
+    began_s: float
+    ended_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """The counts of a run. `healthy`: by image, the class that the healthy pipeline says."""
+
+    promise: Promise
+    healthy: Sequence[int]
+    frames: dict[int, Frame] = field(default_factory=dict)
+    outages: list[Outage] = field(default_factory=list)
+    outstanding: dict[int, Frame] = field(default_factory=dict)
+    answered: int = 0
+    strange: int = 0
+    """Messages on the output subject that are no answers to frames of ours."""
+
+    def add(self, image: int) -> Frame:
+        """The next frame."""
+        frame = Frame(number=len(self.frames), image=image)
+        self.frames[frame.number] = self.outstanding[frame.number] = frame
+        return frame
+
+    def heard(self, frame: Frame, document: Mapping[str, Any], at_s: float, *, on_out: bool) -> None:
+        """An answer to one of our frames."""
+        code = (document.get("error") or {}).get("code")
+        if code in TRANSIENT:
+            if on_out:
+                frame.refused.append(code)
+            return
+        if on_out:
+            frame.out.append(document)
+            frame.out_s.append(at_s)
+        else:
+            frame.replies += 1
+            frame.reply = frame.reply or document
+        if frame.done_s is None:
+            frame.done_s = at_s
+            self.answered += 1
+            del self.outstanding[frame.number]
+
+    # ---- the verdict -------------------------------------------------------------------------------------------
+
+    @property
+    def lost(self) -> list[int]:
+        return sorted(self.outstanding)
+
+    @property
+    def twice(self) -> list[int]:
+        limit = self.promise.answers_on_out
+        return [frame.number for frame in self.frames.values() if len(frame.out) > limit]
+
+    @property
+    def wrong(self) -> list[int]:
+        """Another class than the healthy one, and no word of it; or an error, for a frame that is good."""
+        return [frame.number for frame in self.frames.values() if self._is_wrong(frame)]
+
+    def _is_wrong(self, frame: Frame) -> bool:
+        for answer in [*frame.out, *([frame.reply] if frame.reply else [])]:
+            if answer.get("error"):
+                return True
+            if answer.get("technique") == "none" and answer.get("class_index") != self.healthy[frame.image]:
+                return True
+        return False
+
+    @property
+    def unheard(self) -> tuple[list[int], list[int]]:
+        """Frames whose answer was on the reply subject alone: those that the checker had no connection for a while of,
+        and those that it should have heard."""
+        alone = [frame for frame in self.frames.values() if frame.done_s is not None and not frame.out]
+        away = {frame.number for frame in alone if self._was_away(frame)}
+        return sorted(away), [frame.number for frame in alone if frame.number not in away]
+
+    def _was_away(self, frame: Frame) -> bool:
+        assert frame.done_s is not None
+        return any(o.began_s <= frame.done_s and o.ended_s >= frame.sent_s[0] for o in self.outages)
+
+    @property
+    def degraded(self) -> Counter[str]:
+        """Answers by another technique than `none`."""
+        said = (frame.answer for frame in self.frames.values())
+        return Counter(a["technique"] for a in said if a and not a.get("error") and a["technique"] != "none")
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Errors by their code, those that are transient too."""
+        codes = Counter(code for frame in self.frames.values() for code in frame.refused)
+        for frame in self.frames.values():
+            codes.update(answer["error"]["code"] for answer in frame.out if answer.get("error"))
+        return codes
+
+    @property
+    def published_again(self) -> int:
+        return sum(len(frame.sent_s) - 1 for frame in self.frames.values())
+
+    def silence_s(self, began_s: float, ended_s: float) -> float:
+        """The longest time without an answer between two moments."""
+        times = sorted(f.done_s for f in self.frames.values() if f.done_s is not None and began_s < f.done_s < ended_s)
+        return max((b - a for a, b in itertools.pairwise([began_s, *times, ended_s])), default=0.0)
+
+    @property
+    def longest_silence_s(self) -> float:
+        sent = [frame.sent_s[0] for frame in self.frames.values()]
+        return self.silence_s(min(sent), max(sent)) if sent else 0.0
+
+    @property
+    def kept(self) -> bool:
+        """Whether the promise was kept."""
+        return not (self.lost or self.twice or self.wrong or self.unheard[1])
+
+    def document(self) -> dict[str, Any]:
+        """For JSON. What failed is listed in full."""
+        away, missed = self.unheard
+        failed = sorted({*self.lost, *self.twice, *self.wrong, *missed})
+        return {
+            "published": len(self.frames),
+            "answered": self.answered,
+            "lost": self.lost,
+            "twice": self.twice,
+            "wrong": self.wrong,
+            "unheard_while_away": len(away),
+            "unheard": missed,
+            "degraded": dict(self.degraded),
+            "errors": dict(self.refused),
+            "published_again": self.published_again,
+            "longest_silence_s": round(self.longest_silence_s, 3),
+            "strange_messages": self.strange,
+            "outages": len(self.outages),
+            "kept": self.kept,
+            "failed_frames": [self._story(self.frames[number]) for number in failed[:50]],
+        }
+
+    def _story(self, frame: Frame) -> dict[str, Any]:
+        return {
+            "number": frame.number,
+            "sent_s": frame.sent_s,
+            "out_s": frame.out_s,
+            "out": [
+                {key: answer.get(key) for key in ("epoch", "technique", "class_index", "path", "latency_ms", "error")}
+                for answer in frame.out
+            ],
+            "replies": frame.replies,
+            "healthy": self.healthy[frame.image],
+        }
