@@ -109,3 +109,13 @@ def standby_besides(state: ClusterState, head: str, now_s: float) -> str:
     names = [view.beat.node for view in usable(state, now_s) if view.beat.node != head]
     standby = "" if state.active is None else state.active.standby_head
     return standby if standby in names else next(iter(names), "")
+
+
+def is_appointed(state: ClusterState, node: str) -> bool:
+    """Whether a node is the head. A controller that has activated nothing yet knows from the nodes alone what the one
+    before it did: a head of a newer epoch was made since."""
+    if state.active is not None:
+        return state.active.head == node
+    beats = [view.beat for view in state.nodes.values() if view.beat.pipeline == state.pipeline]
+    newest = max((beat.active_epoch for beat in beats if beat.is_head), default=0)
+    return any(beat.node == node and beat.active_epoch >= newest for beat in beats)

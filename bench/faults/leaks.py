@@ -53,11 +53,10 @@ class Growth:
     files_per_min: float
     threads_per_min: float
 
-    @property
-    def flat(self) -> bool:
+    def flat(self, most_mb_per_min: float = MOST_MB_PER_MIN) -> bool:
         """Whether nothing grows faster than the bounds."""
         return (
-            self.mb_per_min <= MOST_MB_PER_MIN and max(self.files_per_min, self.threads_per_min) <= MOST_FILES_PER_MIN
+            self.mb_per_min <= most_mb_per_min and max(self.files_per_min, self.threads_per_min) <= MOST_FILES_PER_MIN
         )
 
 
