@@ -86,7 +86,9 @@ def choose_head(state: ClusterState, plan: Plan, now_s: float) -> str:
     if state.active is not None:
         candidates = [state.active.head, state.active.standby_head]
     else:  # another controller may have served before this one
-        candidates = [name for name, view in views.items() if view.beat.is_head]
+        heads = [view.beat for view in views.values() if view.beat.is_head]
+        # One that was paused does not know yet that it was replaced.
+        candidates = [beat.node for beat in sorted(heads, key=lambda beat: -beat.active_epoch)]
     return next((name for name in candidates if name in views), plan.stages[0].node)
 
 

@@ -17,7 +17,7 @@ import structlog
 from rich.console import Console
 
 from bench.faults.faults import KINDS
-from bench.faults.leaks import MOST_MB_PER_MIN
+from bench.faults.leaks import MOST_MB
 from bench.faults.promise import PROMISES
 from bench.faults.report import MACHINE_PACKAGES, document, show, show_growth
 from bench.faults.run import Order, run
@@ -77,8 +77,8 @@ def main() -> int:
     show(outcome, console)
     grown = [] if outcome.meter is None else outcome.meter.growth()
     if grown:
-        show_growth(grown, console, most_mb_per_min=options.most_mb_per_min)
-    good = outcome.good and all(one.flat(options.most_mb_per_min) for one in grown)
+        show_growth(grown, console, most_mb=options.most_mb)
+    good = outcome.good and all(one.flat(options.most_mb) for one in grown)
     console.print(f"{'again' if good else 'repeat the failure'}: {_Command(options)}", highlight=False)
     if options.json:
         found = document(outcome) | {"command": str(_Command(options)), "machine": machine(MACHINE_PACKAGES)}
@@ -103,10 +103,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=0.0, help="run for so long, and watch for leaks")
     parser.add_argument("--load", type=float, default=0.8, help="with --minutes: share of what the pipeline can")
     parser.add_argument(
-        "--most-mb-per-min",
+        "--most-mb",
         type=float,
-        default=MOST_MB_PER_MIN,
-        help="with --minutes: a process that grows faster leaks",
+        default=MOST_MB,
+        help="with --minutes: a process that grows by more leaks",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="with --minutes: draw memory over time (matplotlib)")

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.faults.leaks import MOST_FILES_PER_MIN, Growth
+from bench.faults.leaks import MOST_FILES, Growth
 from bench.faults.run import Outcome
 
 MACHINE_PACKAGES = ("nats-py", "onnxruntime")
@@ -76,7 +76,7 @@ def _show_tally(outcome: Outcome, console: Console) -> None:
     console.print(table)
 
 
-def show_growth(found: Sequence[Growth], console: Console, *, most_mb_per_min: float) -> None:
+def show_growth(found: Sequence[Growth], console: Console, *, most_mb: float) -> None:
     table = Table(title="growth of processes, once warm", title_justify="left")
     table.add_column("process")
     for column in ("watched, s", "first, MB", "last, MB", "MB per min", "files per min", "threads per min"):
@@ -91,10 +91,10 @@ def show_growth(found: Sequence[Growth], console: Console, *, most_mb_per_min: f
             f"{one.mb_per_min:+.2f}",
             f"{one.files_per_min:+.2f}",
             f"{one.threads_per_min:+.2f}",
-            "flat" if one.flat(most_mb_per_min) else "grows",
+            "flat" if one.flat(most_mb) else "grows",
         )
     console.print(table)
-    console.print(f"flat: at most {most_mb_per_min:g} MB, and {MOST_FILES_PER_MIN:g} file and thread more per minute")
+    console.print(f"flat: at most {most_mb:g} MB, and {MOST_FILES:g} files and threads more, by the line")
 
 
 def document(outcome: Outcome) -> dict[str, Any]:

@@ -39,4 +39,4 @@ def test_garbage_on_every_subject_is_counted_and_harms_nobody() -> None:
 
 
 def test_no_process_leaks_under_load_and_faults() -> None:
-    run("bench.faults", "--minutes", "1", "--every", "5s", "--load", "0.5", "--most-mb-per-min", "20", "--seed", "107")
+    run("bench.faults", "--minutes", "1", "--every", "5s", "--load", "0.5", "--most-mb", "20", "--seed", "107")

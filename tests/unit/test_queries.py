@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from recovery.queries import is_appointed
+from planner.plan import Plan, Stage
+from recovery.queries import choose_head, is_appointed
 from recovery.state import ClusterState, Heard, apply
 from tests.unit.builders import beat
 
@@ -22,3 +23,9 @@ def test_a_new_controller_takes_the_head_of_the_newest_epoch_for_the_head() -> N
     assert is_appointed(state, "other")
     assert not is_appointed(state, "paused")
     assert not is_appointed(state, "unheard")
+
+
+def test_a_new_controller_keeps_the_head_of_the_newest_epoch() -> None:
+    plan = Plan(stages=(Stage(first_block=0, end_block=1, node="a"),), bottleneck_s=1.0)
+    state = heard(heard(NEW, "a", 4, is_head=True), "b", 5, is_head=True)
+    assert choose_head(state, plan, 0.0) == "b"
