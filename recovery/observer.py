@@ -16,7 +16,7 @@ from broker.port import Broker, Message
 from broker.presence import NodeProcess, NoPresence, PresenceWatch, watch_presence
 from recovery.journal import Journal
 from recovery.liveness import OwnClock
-from recovery.queries import lost
+from recovery.queries import is_appointed, lost
 from recovery.rates import RateMeter
 from recovery.speeds import SpeedMeter
 from recovery.state import Gone, Heard, Left, Pulsed
@@ -173,9 +173,9 @@ class Observer:
             return
         state = self._store.state
         view = state.nodes.get(question.node)
-        # A controller that has activated nothing yet has made nobody else the head.
-        appointed = state.active is None or state.active.head == question.node
-        is_head = appointed and view is not None and view.beat.incarnation == question.incarnation
+        is_head = (
+            is_appointed(state, question.node) and view is not None and view.beat.incarnation == question.incarnation
+        )
         if is_head and view is not None:
             self._alive(question.node, question.incarnation, view.pulse.interval_s)
         await self._broker.publish(message.reply, control.encode(Confirmed(head=is_head)))

@@ -96,7 +96,9 @@ def choose_head(state: ClusterState, plan: Plan, now_s: float) -> str:
     if state.active is not None:
         candidates = [state.active.head, state.active.standby_head]
     else:  # another controller may have served before this one
-        candidates = [name for name, view in views.items() if view.beat.is_head]
+        heads = [view.beat for view in views.values() if view.beat.is_head]
+        # One that was paused does not know yet that it was replaced.
+        candidates = [beat.node for beat in sorted(heads, key=lambda beat: -beat.active_epoch)]
     return next((name for name in candidates if name in views), plan.stages[0].node)
 
 
@@ -111,3 +113,13 @@ def choose_standby_head(state: ClusterState, nodes: Sequence[str], head: str, no
     if standby != head and any(view.beat.node == standby for view in usable(state, now_s)):
         return standby
     return next((node for node in nodes if node != head), "")
+
+
+def is_appointed(state: ClusterState, node: str) -> bool:
+    """Whether a node is the head. A controller that has activated nothing yet knows from the nodes alone what the one
+    before it did: a head of a newer epoch was made since."""
+    if state.active is not None:
+        return state.active.head == node
+    beats = [view.beat for view in state.nodes.values() if view.beat.pipeline == state.pipeline]
+    newest = max((beat.active_epoch for beat in beats if beat.is_head), default=0)
+    return any(beat.node == node and beat.active_epoch >= newest for beat in beats)

@@ -103,9 +103,11 @@ class DataPlane:
     async def switch_to(self, activate: Activate) -> None:
         """Frames follow the route of this epoch, where this node is part of it."""
         self.active_epoch = activate.epoch
-        if not activate.drain:
-            await self._stop_older()
         deployment = self._deployments.get(activate.epoch)
+        if not activate.drain:
+            if deployment is None or deployment.route.head != self._node:
+                self.lead.give_up()  # before anything is waited for
+            await self._stop_older()
         await self.lead.follow(
             deployment,
             send=self._sender(activate.epoch),

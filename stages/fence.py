@@ -38,6 +38,7 @@ class Fence:
         self._clock = clock
         self._seen_s = clock()
         self._asking: asyncio.Future[bool] | None = None
+        self._closed = False
 
     async def run(self) -> None:
         while True:
@@ -53,7 +54,7 @@ class Fence:
             self._look()  # a yes from before another pause is not enough
             if self._asking is asking:
                 self._asking = None
-        return True
+        return not self._closed
 
     @property
     def refused(self) -> bool:
@@ -64,7 +65,11 @@ class Fence:
     def is_open(self) -> bool:
         """Whether there is no doubt at this moment."""
         self._look()
-        return self._asking is None
+        return self._asking is None and not self._closed
+
+    def close(self) -> None:
+        """This node is not the head any more: nothing passes again, whatever the controller says or does not say."""
+        self._closed = True
 
     def doubt(self) -> None:
         """The controller must be asked: the connection was lost, or is there again."""

@@ -102,12 +102,18 @@ class Leadership:
                 await self._take_over(deployment, send, "" if previous_head == self._node else previous_head)
             return
         if self.leads and not drain:
+            self.give_up()
             await self._step_down()  # whoever leads now has sent again what was held here
         if deployment is not None and route is not None and route.standby_head == self._node:
             await self._stand_by(deployment)
         elif not self.leads:
             self._standby = None
         await self._unsubscribe_stale()
+
+    def give_up(self) -> None:
+        """Another node leads, and has sent again what is held here: what is about to come out must not."""
+        if self.leads and self._fence is not None:
+            self._fence.close()
 
     async def settle(self, head: str | None) -> None:
         """Every frame is on the active route: a head on this node is over if that route's is another."""

@@ -17,8 +17,9 @@ import structlog
 from rich.console import Console
 
 from bench.faults.faults import KINDS
+from bench.faults.leaks import MOST_MB
 from bench.faults.promise import PROMISES
-from bench.faults.report import MACHINE_PACKAGES, document, show
+from bench.faults.report import MACHINE_PACKAGES, document, show, show_growth
 from bench.faults.run import Order, run
 from bench.faults.schedule import make_schedule
 from bench.harness import machine, write_json
@@ -39,7 +40,7 @@ class _Command:
         words = ["python -m bench.faults"]
         for name, value in vars(self.options).items():
             if value not in (None, "", 0.0) and name not in ("json", "plot"):
-                words.append(f"--{name} {value}")
+                words.append(f"--{name.replace('_', '-')} {value}")
         return " ".join(words)
 
 
@@ -74,7 +75,10 @@ def main() -> int:
         console.print(f"again: {_Command(options)}", highlight=False)
         return 2
     show(outcome, console)
-    good = outcome.good and (outcome.meter is None or all(one.flat for one in outcome.meter.growth()))
+    grown = [] if outcome.meter is None else outcome.meter.growth()
+    if grown:
+        show_growth(grown, console, most_mb=options.most_mb)
+    good = outcome.good and all(one.flat(options.most_mb) for one in grown)
     console.print(f"{'again' if good else 'repeat the failure'}: {_Command(options)}", highlight=False)
     if options.json:
         found = document(outcome) | {"command": str(_Command(options)), "machine": machine(MACHINE_PACKAGES)}
@@ -98,6 +102,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--delivery", choices=sorted(PROMISES), default="at-least-once")
     parser.add_argument("--minutes", type=float, default=0.0, help="run for so long, and watch for leaks")
     parser.add_argument("--load", type=float, default=0.8, help="with --minutes: share of what the pipeline can")
+    parser.add_argument(
+        "--most-mb",
+        type=float,
+        default=MOST_MB,
+        help="with --minutes: a process that grows by more leaks",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="with --minutes: draw memory over time (matplotlib)")
     return parser.parse_args()

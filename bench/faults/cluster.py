@@ -253,8 +253,8 @@ class ChaosCluster:
         return "" if document["prepared"] else "spares are being loaded"
 
     def blobs(self, most: int = 5) -> list[str]:
-        """SHA-256 of some of the sub-models that members have cached."""
-        return sorted({path.name for path in self.folder.glob("cache/*/*") if len(path.name) == 64})[:most]
+        """SHA-256 of some of the sub-models that nodes have, and offer."""
+        return sorted({path.name for path in self.folder.glob("cache/node*/*") if len(path.name) == 64})[:most]
 
     def pids(self) -> dict[str, int]:
         """Of everything that runs, by name."""

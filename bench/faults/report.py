@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from bench.faults.leaks import MOST_MB_PER_MIN, Growth
+from bench.faults.leaks import MOST_FILES, Growth
 from bench.faults.run import Outcome
 
 MACHINE_PACKAGES = ("nats-py", "onnxruntime")
@@ -18,8 +19,6 @@ MACHINE_PACKAGES = ("nats-py", "onnxruntime")
 def show(outcome: Outcome, console: Console) -> None:
     _show_faults(outcome, console)
     _show_tally(outcome, console)
-    if outcome.meter is not None:
-        show_growth(outcome.meter.growth(), console)
     for line in outcome.ended[:5]:
         console.print(line, highlight=False)
     for line in outcome.crashes[:20]:
@@ -77,7 +76,7 @@ def _show_tally(outcome: Outcome, console: Console) -> None:
     console.print(table)
 
 
-def show_growth(found: list[Growth], console: Console) -> None:
+def show_growth(found: Sequence[Growth], console: Console, *, most_mb: float) -> None:
     table = Table(title="growth of processes, once warm", title_justify="left")
     table.add_column("process")
     for column in ("watched, s", "first, MB", "last, MB", "MB per min", "files per min", "threads per min"):
@@ -92,9 +91,10 @@ def show_growth(found: list[Growth], console: Console) -> None:
             f"{one.mb_per_min:+.2f}",
             f"{one.files_per_min:+.2f}",
             f"{one.threads_per_min:+.2f}",
-            "flat" if one.flat else f"grows (above {MOST_MB_PER_MIN:g} MB per min, or files or threads)",
+            "flat" if one.flat(most_mb) else "grows",
         )
     console.print(table)
+    console.print(f"flat: at most {most_mb:g} MB, and {MOST_FILES:g} files and threads more, by the line")
 
 
 def document(outcome: Outcome) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "ended": outcome.ended,
         "seconds": outcome.seconds,
         "rate_per_s": outcome.rate_per_s,
-        "growth": [asdict(one) | {"flat": one.flat} for one in meter.growth()] if meter else [],
+        "growth": [asdict(one) for one in meter.growth()] if meter else [],
         "samples": [asdict(sample) for sample in meter.samples] if meter else [],
         "good": outcome.good,
     }

@@ -36,3 +36,7 @@ def test_no_frame_is_lost_answered_twice_or_wrong_without_a_word(seed: int, kind
 
 def test_garbage_on_every_subject_is_counted_and_harms_nobody() -> None:
     run("bench.faults.garbage", "--messages", "10000", "--rate", "1500", "--seed", "106")
+
+
+def test_no_process_leaks_under_load_and_faults() -> None:
+    run("bench.faults", "--minutes", "1", "--every", "5s", "--load", "0.5", "--most-mb", "20", "--seed", "107")

@@ -141,12 +141,12 @@ def samples(mb_per_min: float, files_per_min: float = 0.0) -> list[Sample]:
 
 
 @pytest.mark.parametrize(
-    ("mb", "files", "flat"), [(0.0, 0.0, True), (0.5, 0.0, True), (5.0, 0.0, False), (0, 9, False)]
+    ("mb", "files", "flat"), [(0.0, 0.0, True), (3.0, 0.0, True), (9.0, 0.0, False), (0, 9, False)]
 )
 def test_a_process_that_grows_once_it_is_warm_is_found(mb: float, files: float, flat: bool) -> None:
     (found,) = growth(samples(mb, files))
     assert found.mb_per_min == pytest.approx(mb, abs=0.05)
-    assert found.flat is flat
+    assert found.flat() is flat
 
 
 def test_a_process_that_did_not_live_for_long_is_not_judged() -> None:

@@ -184,3 +184,16 @@ async def test_a_pause_between_the_word_and_the_socket_is_seen(
     assert not fence.is_open()
     await settle()
     assert len(controller.questions) == 1
+
+
+async def test_a_closed_fence_lets_nothing_pass_whatever_the_controller_says(
+    clock: Clock, controller: Controller, fence: Fence
+) -> None:
+    clock.now_s += LONG_S
+    waiting = asyncio.create_task(fence.passes())
+    await controller.was_asked.wait()
+    fence.close()
+    controller.questions[-1].set_result(True)
+    assert not await waiting
+    assert not await fence.passes()
+    assert not fence.is_open()

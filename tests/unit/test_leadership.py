@@ -392,3 +392,23 @@ async def test_a_node_that_hears_late_that_it_is_the_head_asks_before_it_answers
     finally:
         await late.crash()
         await broker.close()
+
+
+async def test_what_waits_for_the_word_of_a_controller_is_not_answered_once_another_node_leads(
+    pair: Pair, executor: ThreadPoolExecutor
+) -> None:
+    """The controller that made another node the head has died before it could answer, and nobody else says no."""
+    word: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    broker = await MemoryBroker.connect(parse_broker_url("memory://lead"))
+    paused = Machine("c", broker, executor, lambda: asyncio.shield(word))
+    try:
+        await paused.follow(2, "c", "")
+        await pair.publish(5)
+        await eventually(lambda: len(paused.sent) == 5)
+        await pair.each_answered_once()
+        await paused.follow(3, "a", "")
+        word.set_result(True)
+        await pair.each_answered_once()
+    finally:
+        await paused.crash()
+        await broker.close()
