@@ -19,8 +19,15 @@ TTL_S = 2.0
 RENEW_S = 0.5
 
 _TIMEOUT_S = 1.0
+_CREATE = f"$JS.API.STREAM.CREATE.KV_{BUCKET}"
+_PURGE = f"$JS.API.STREAM.PURGE.KV_{BUCKET}"
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _WRONG_SEQUENCE = 10071
+
+
+def subjects_of(name: str) -> tuple[str, ...]:
+    """What the owners of the lease of that name publish to."""
+    return (_CREATE, _PURGE, _subject(name))
 
 
 class NoLeaseError(UnderstudyError):
@@ -32,7 +39,7 @@ class Lease:
 
     def __init__(self, broker: Broker, name: str, owner: str) -> None:
         self._broker = broker
-        self._subject = f"$KV.{BUCKET}.{name}"
+        self._subject = _subject(name)
         self._owner = owner
         self._sequence = 0
 
@@ -56,7 +63,7 @@ class Lease:
             "discard": "new",
         }
         try:
-            answer = await self._ask(f"$JS.API.STREAM.CREATE.KV_{BUCKET}", json.dumps(config).encode())
+            answer = await self._ask(_CREATE, json.dumps(config).encode())
         except NoRespondersError as error:
             raise NoLeaseError(f"{self._broker.url} has no JetStream: start nats-server with -js") from error
         if "error" in answer:
@@ -74,7 +81,7 @@ class Lease:
         """Let the next one have it at once. Raises BrokerError."""
         # Only while it is ours: the renewal before tells.
         if self._sequence and await self.renew():
-            await self._ask(f"$JS.API.STREAM.PURGE.KV_{BUCKET}", json.dumps({"filter": self._subject}).encode())
+            await self._ask(_PURGE, json.dumps({"filter": self._subject}).encode())
             self._sequence = 0
 
     async def _put(self, expected: int) -> bool:
@@ -97,3 +104,7 @@ class Lease:
         if not isinstance(document, dict):
             raise BrokerError(f"{self._broker.url} answers {str(document)[:80]} to {subject}")
         return document
+
+
+def _subject(name: str) -> str:
+    return f"$KV.{BUCKET}.{name}"

@@ -235,6 +235,7 @@ class NatsBroker:
     def _options(self, name: str, connect_timeout_s: float) -> dict[str, Any]:
         options: dict[str, Any] = {
             "servers": list(self._url.servers),
+            "dont_randomize": True,  # the URL says where to begin: a node has its own server first
             "name": name,
             "connect_timeout": min(connect_timeout_s, 0.5),
             "reconnect_time_wait": RECONNECT_WAIT_S,

@@ -72,7 +72,7 @@ def dead_letters(pipeline: str) -> str:
     return f"{ROOT}.{pipeline}.dead"
 
 
-def activation(pipeline: str, cut: int, node: str) -> str:
+def activation(pipeline: str, cut: int | str, node: str) -> str:
     return f"{ROOT}.{pipeline}.cut.{cut}.{node}"
 
 
