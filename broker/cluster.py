@@ -56,9 +56,7 @@ class NatsCluster:
         outcomes = await asyncio.gather(*starting, return_exceptions=True)
         cluster = cls(own, [outcome for outcome in outcomes if isinstance(outcome, NatsServer)])
         try:
-            for outcome in outcomes:
-                if isinstance(outcome, BaseException):
-                    raise outcome
+            await asyncio.gather(*starting)  # raises the first error
             if count > 1:
                 await cluster._await_mesh()
         except BaseException:
@@ -122,9 +120,7 @@ def _configs(config: ServerConfig, count: int) -> list[ServerConfig]:
             config,
             name=f"{config.name}-{number + 1}",
             port=config.port and config.port + number,
-            cluster=ClusterConfig(
-                password=password, port=own, routes=tuple(other for other in ports if other != own)
-            ),
+            cluster=ClusterConfig(password=password, port=own, routes=tuple(other for other in ports if other != own)),
         )
         for number, own in enumerate(ports)
     ]

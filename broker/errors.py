@@ -36,11 +36,12 @@ class RequestTimeoutError(BrokerError):
 class PermissionDeniedError(BrokerError):
     """The broker does not let this user publish, or subscribe, to a subject."""
 
-    def __init__(self, action: str, subject: str, user: str = "this user") -> None:
+    def __init__(self, action: str, subject: str, who: str = "this user") -> None:
         self.action = action
         self.subject = subject
         super().__init__(
-            f"{user} may not {action} to '{subject}': connect as a user whose role needs it (docs/security.md)"
+            f"{who} may not {action} to '{subject}': connect as a user whose role needs it, on the control account with "
+            f"--control-broker (docs/security.md)"
         )
 
 

@@ -24,7 +24,7 @@ from broker.errors import (
     PermissionDeniedError,
     RequestTimeoutError,
 )
-from broker.nats_auth import Refusals, auth_options, parse_refusal, public_nkey, wants_tls
+from broker.nats_auth import Refusal, Refusals, auth_options, parse_refusal, public_nkey, wants_tls
 from broker.nats_client import NatsClient
 from broker.nats_errors import (
     AuthorizationFailedError,
@@ -64,8 +64,8 @@ class NatsBroker:
         self._connecting = True
         self._last_error: Exception | None = None
         self._refusals = Refusals(url)
-        self._refused_subjects: set[str] = set()
-        """Of subscriptions that are being made."""
+        self._subscribing: dict[str, bool] = {}
+        """Subjects of the subscriptions that are being made, and whether the server has refused them."""
 
     @classmethod
     async def connect(cls, url: BrokerUrl, *, name: str, connect_timeout_s: float) -> NatsBroker:
@@ -138,23 +138,23 @@ class NatsBroker:
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> NatsSubscription:
         self._check_open()
         subscription = NatsSubscription(subject, handler)
-        self._refused_subjects.discard(subject)
+        self._subscribing[subject] = False
         try:
             # The receivers bound themselves; nats-py's own limits drop messages silently.
-            inner = await self._client.subscribe(
+            subscription.inner = await self._client.subscribe(
                 subject, queue=queue, cb=subscription.handle, pending_msgs_limit=0, pending_bytes_limit=0
             )
         except nats_errors.Error as error:
+            self._subscribing.pop(subject, None)
             raise translate(error, url=self.url, subject=subject) from error
-        subscription.inner = inner
         try:
             await self.flush()
-            if subject in self._refused_subjects:
-                self._refused_subjects.discard(subject)
-                raise PermissionDeniedError("subscribe", subject, f"user {self._refusals.who}")
+            self._check_allowed(subject)
         except BaseException:
             await subscription.unsubscribe()
             raise
+        finally:
+            self._subscribing.pop(subject, None)
         return subscription
 
     async def request(
@@ -174,7 +174,7 @@ class NatsBroker:
         except nats_errors.TimeoutError as error:
             raise RequestTimeoutError(f"no answer from '{subject}' within {timeout_s:g} s") from error
         except PermissionDeniedError as error:
-            raise PermissionDeniedError("publish", subject, f"user {self._refusals.who}") from error
+            raise PermissionDeniedError("publish", subject, self._refusals.who) from error
         except (nats_errors.Error, OutboundBufferFullError) as error:
             raise translate(error, url=self.url, subject=subject) from error
         return message_of(answer)
@@ -232,6 +232,10 @@ class NatsBroker:
         if self._closing:
             raise BrokerClosedError(f"the connection to {self.url} is closed")
 
+    def _check_allowed(self, subject: str) -> None:
+        if self._subscribing.get(subject):
+            raise PermissionDeniedError("subscribe", subject, self._refusals.who)
+
     def _options(self, name: str, connect_timeout_s: float) -> dict[str, Any]:
         options: dict[str, Any] = {
             "servers": list(self._url.servers),
@@ -254,11 +258,7 @@ class NatsBroker:
         if self._closing:
             return
         if (refusal := parse_refusal(str(error))) is not None:
-            self._refusals.say(refusal)
-            if refusal.action == "publish":
-                self._client.refuse_requests(refusal.subject)
-            else:
-                self._refused_subjects.add(refusal.subject)
+            self._on_refusal(refusal)
             return
         known = str(error) == str(self._last_error)
         self._last_error = error
@@ -275,6 +275,14 @@ class NatsBroker:
             self._back_off()
         log = _log.debug if known else _log.warning
         log("broker_error", url=self.url, error=handshake_failure(error) or str(error) or type(error).__name__)
+
+    def _on_refusal(self, refusal: Refusal) -> None:
+        if refusal.action == "subscribe" and refusal.subject in self._subscribing:
+            self._subscribing[refusal.subject] = True  # `subscribe` tells its caller
+            return
+        if refusal.action == "publish" and self._client.refuse_requests(refusal.subject):
+            return
+        self._refusals.say(refusal)
 
     def _back_off(self) -> None:
         wait_s = self._client.options["reconnect_time_wait"]

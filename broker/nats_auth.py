@@ -76,7 +76,9 @@ def check_encryption(wanted: bool, info: dict[str, Any]) -> None:
         UnusableServerError: the URL says TLS and the server cannot, or the reverse.
     """
     if wanted and not (info.get("tls_required") or info.get("tls_available")):
-        raise UnusableServerError("the server does not speak TLS: write nats:// in place of tls://, or turn TLS on there")
+        raise UnusableServerError(
+            "the server does not speak TLS: write nats:// in place of tls://, or turn TLS on there"
+        )
     if not wanted and info.get("tls_required"):
         raise UnusableServerError("the server wants TLS: write tls:// in place of nats://")
     if wanted:
@@ -108,20 +110,20 @@ class Refusals:
             user=self.who,
             action=refusal.action,
             subject=refusal.subject,
-            hint="this user may not: connect as the role that needs it (docs/security.md)",
+            hint="connect as a user whose role needs it (docs/security.md)",
         )
         if len(self._said) == REFUSALS_LOGGED:
             _log.error("broker_refuses_much", url=str(self._url), user=self.who, hint="no more of it is logged")
 
     @property
     def who(self) -> str:
-        """The user's name; never a password, token or key."""
+        """The user by name; never a password, token or key."""
         credentials, options = self._url.credentials, self._url.options
         if options.creds is not None or options.nkey is not None:
-            return f"the key in {options.creds or options.nkey}"
+            return f"the owner of the key in {options.creds or options.nkey}"
         if credentials is None:
-            return "nobody (no user is in the URL)"
-        return f"'{credentials.user}'" if credentials.user else "the token in the URL"
+            return "who gives no user in the broker's URL"
+        return f"user '{credentials.user}'" if credentials.user else "the owner of the token in the broker's URL"
 
 
 def _key(url: BrokerUrl) -> NKey | None:

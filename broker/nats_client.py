@@ -146,11 +146,13 @@ class NatsClient(Client):
             if not waiting:
                 self._requests.pop(subject, None)
 
-    def refuse_requests(self, subject: str) -> None:
-        """The server does not let us publish there: who waits for an answer need not."""
-        for refused in self._requests.get(subject, ()):
+    def refuse_requests(self, subject: str) -> bool:
+        """The server does not let us publish there: who waits for an answer need not. Whether anybody did."""
+        waiting = self._requests.get(subject, set())
+        for refused in waiting:
             if not refused.done():
                 refused.set_result(None)
+        return bool(waiting)
 
     async def confirm(self) -> bool:
         """Whether the server has taken everything so far; False if the connection was lost meanwhile."""

@@ -1,7 +1,8 @@
 """NKeys and credentials files: who we are, proven by signing what the server makes up.
 
-https://docs.nats.io/running-a-nats-service/configuration/securing_nats/auth_intro/nkey_auth. The files are read again at
-each connection, so that they may be renewed. The signing is that of the package `nkeys`.
+https://docs.nats.io/running-a-nats-service/configuration/securing_nats/auth_intro/nkey_auth
+
+The files are read again at each connection, so that they may be renewed. The signing is that of the package `nkeys`.
 """
 
 from __future__ import annotations

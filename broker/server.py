@@ -1,8 +1,8 @@
 """The embedded nats-server: one child process on the loopback, with accounts, gone when its parent is gone.
 
-Accounts: DATA for frames and activations; CTRL for control; SYS for the server's own events. Anyone who reaches the port
-is a client in DATA (so that `nats pub` works as it is) and may do what `broker.roles` lets clients do. Everyone else has
-a password, made up at each start.
+Accounts: DATA for frames and activations; CTRL for control; SYS for the server's own events. Anyone who reaches the
+port is a client in DATA (so that `nats pub` works as it is) and may do what `broker.roles` lets clients do. Everyone
+else has a password, made up at each start.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class ServerTls:
 
     def render(self) -> str:
         verify = "" if self.ca is None else f"  ca_file: {json.dumps(str(self.ca))}\n  verify: true\n"
-        return f"tls {{\n  cert_file: {json.dumps(str(self.cert))}\n  key_file: {json.dumps(str(self.key))}\n{verify}}}\n"
+        return (
+            f"tls {{\n  cert_file: {json.dumps(str(self.cert))}\n  key_file: {json.dumps(str(self.key))}\n{verify}}}\n"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,11 +18,14 @@ from typing import Any, Self
 
 import structlog
 
+from broker import roles
+from broker.cluster import NatsCluster
 from broker.connect import connect
 from broker.errors import UnderstudyError
 from broker.port import Broker
 from broker.process import spawn, terminate
-from broker.server import NatsServer
+from broker.roles import User
+from broker.server import NatsServer, ServerConfig
 from understudy.config import UpConfig
 from understudy.discovery import statuses
 from understudy.objectives import RecoveryConfig
@@ -68,10 +71,11 @@ class LocalCluster:
         self._settings = settings
         self._stack = AsyncExitStack()
         self._control_url: str | None = config.control_broker
-        self._system_url: str | None = config.system_broker
+        self._operator_url: str | None = None
         self._folder = Path()
         self._watched: Broker | None = None
-        self._server: NatsServer | None = None
+        self._brokers: NatsCluster | None = None
+        self._users: dict[str, User] = {}
         self.pipeline = pipeline
         self.broker_url = config.broker or ""
         self.children: dict[str, Child] = {}
@@ -88,6 +92,11 @@ class LocalCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    @property
+    def servers(self) -> tuple[NatsServer, ...]:
+        """The embedded brokers; none where the broker is somebody else's."""
+        return () if self._brokers is None else self._brokers.servers
 
     async def status(self) -> dict[str, Any] | None:
         """The controller's status document; None while it does not answer."""
@@ -115,8 +124,8 @@ class LocalCluster:
             for child in self.children.values():
                 watch = self._watch_controller() if child.name == "controller" else self._watch_node(child)
                 group.create_task(watch, name=f"watch-{child.name}")
-            if self._server is not None:
-                group.create_task(self._watch_server(self._server), name="watch-broker")
+            for server in self.servers:
+                group.create_task(self._watch_server(server), name=f"watch-broker-{server.port}")
             group.create_task(asyncio.Event().wait(), name="watch-for-ever")
 
     async def _watch_node(self, child: Child) -> None:
@@ -141,7 +150,7 @@ class LocalCluster:
     async def _watch_server(self, server: NatsServer) -> None:
         while True:
             code = await server.wait()
-            log.error("broker-ended", code=code)
+            log.error("broker-ended", code=code, broker=server.url)
             await server.restart()
             self._note()
 
@@ -153,16 +162,49 @@ class LocalCluster:
         self._folder = _make_folder()
         self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
         if not self.broker_url:
-            server = await NatsServer.start(port=self._config.port, max_payload_bytes=self._config.max_payload)
-            self._server = server
-            self._stack.push_async_callback(server.stop)
-            self.broker_url, self._control_url = server.url, server.control_url
-            self._system_url = server.system_url
+            await self._start_brokers()
         self._watched = await connect(self.broker_url, name="understudy-up")
         self._stack.push_async_callback(self._watched.close)
         self._note()
         await self._start_roles()
         await self._wait_ready()
+
+    async def _start_brokers(self) -> None:
+        """With a user for each process, who may do what its role needs and nothing else."""
+        self._users = {node.name: roles.node(self.pipeline, node.name) for node in self._config.nodes}
+        self._users["controller"] = roles.controller(self.pipeline)
+        config = ServerConfig(
+            port=self._config.port,
+            max_payload_bytes=self._config.max_payload,
+            users=tuple(self._users.values()),
+        )
+        self._brokers = await NatsCluster.start(self._config.servers, config)
+        self._stack.push_async_callback(self._brokers.stop)
+        self.broker_url = self._brokers.url()
+        self._operator_url, self._control_url = self._brokers.operator_url(), self._brokers.control_url()
+
+    def environment_of(self, name: str) -> dict[str, str]:
+        """What the process of that name is started with: our environment, and the broker's URLs of its role. They may
+        hold a password, and a command line is visible to everybody."""
+        config, brokers = self._config, self._brokers
+        system: str | None
+        if brokers is None:
+            data, control, system = self.broker_url, config.control_broker, config.system_broker
+        else:
+            # A node begins with the server of its number, as if each had one on its own machine.
+            numbers = {node.name: number for number, node in enumerate(config.nodes)}
+            user, first = self._users[name], numbers.get(name, 0)
+            data, control = brokers.url_of(user, "DATA", first), brokers.url_of(user, "CTRL", first)
+            system = brokers.url_of(user, "SYS", first) if "SYS" in user.rights else None
+        urls = {
+            "UNDERSTUDY_BROKER": data,
+            "UNDERSTUDY_CONTROL_BROKER": control,
+            "UNDERSTUDY_SYSTEM_BROKER": system if name == "controller" else None,
+        }
+        # None is not inherited either: it may be another role's.
+        inherited = {key: value for key, value in os.environ.items() if key not in urls}
+        given = {key: value for key, value in urls.items() if value is not None}
+        return inherited | given | {"UNDERSTUDY_LOG_FORMAT": "json"}
 
     def _lives(self, name: str) -> bool:
         child = self.children.get(name)
@@ -176,7 +218,8 @@ class LocalCluster:
             broker=self.broker_url,
             control_broker=self._control_url,
             controller_pid=None if controller is None else controller.process.pid,
-            broker_pid=None if self._server is None else self._server.pid,
+            operator_broker=self._operator_url,
+            broker_pids=tuple(server.pid for server in self.servers),
         )
 
     def _note(self) -> None:
@@ -217,12 +260,7 @@ class LocalCluster:
 
     async def _spawn(self, name: str, arguments: Sequence[str]) -> None:
         log_path = self._folder / f"{name}.log"
-        # URLs go by the environment: they may hold a password, and a command line is visible to everybody.
-        environment = {**os.environ, "UNDERSTUDY_BROKER": self.broker_url, "UNDERSTUDY_LOG_FORMAT": "json"}
-        if self._control_url is not None:
-            environment["UNDERSTUDY_CONTROL_BROKER"] = self._control_url
-        if self._system_url is not None and name == "controller":
-            environment["UNDERSTUDY_SYSTEM_BROKER"] = self._system_url
+        environment = self.environment_of(name)
         with log_path.open("ab") as out:
             process = await spawn(
                 [sys.executable, "-m", "understudy", *arguments], env=environment, stdout=out, stderr=out
@@ -273,8 +311,9 @@ class LocalCluster:
         for child in self.children.values():
             if child.process.returncode is None:
                 child.process.send_signal(signal.SIGCONT)
-        if self._server is not None and self._server.running:
-            os.kill(self._server.pid, signal.SIGCONT)
+        for server in self.servers:
+            if server.running:
+                os.kill(server.pid, signal.SIGCONT)
 
 
 def _make_folder() -> Path:

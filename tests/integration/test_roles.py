@@ -66,14 +66,14 @@ def hosts(document: dict[str, Any]) -> set[str]:
 async def cluster(shell: Shell) -> AsyncIterator[Cluster]:
     """A nats-server; roles are added by the test, and end with it."""
     async with await NatsServer.start() as server:
-        observer = await connect(server.url, name="observer")
+        observer = await connect(server.operator_url, name="observer")
 
         async def look() -> dict[str, Any]:
             return (await statuses(observer, until="digits")).get("digits", {})
 
         try:
             with ExitStack() as stack:
-                yield Cluster(shell, server.url, look, stack)
+                yield Cluster(shell, server.operator_url, look, stack)
         finally:
             await observer.close()
 

@@ -27,7 +27,7 @@ def status(**changes: Any) -> dict[str, Any]:
     return {"pipeline": "digits", "nodes": nodes}
 
 
-RUN = LocalRun(pipeline="digits", pid=SUPERVISOR, broker="nats://127.0.0.1:4222", controller_pid=21, broker_pid=22)
+RUN = LocalRun(pipeline="digits", pid=SUPERVISOR, broker="nats://127.0.0.1:4222", controller_pid=21, broker_pids=(22,))
 
 
 def test_a_node_is_found_by_its_name_with_its_process() -> None:
@@ -160,6 +160,6 @@ def test_a_note_with_a_process_id_that_is_none_is_not_read(tmp_path: Path, pid: 
 
 
 def test_a_note_keeps_the_process_ids_of_the_controller_and_the_broker(tmp_path: Path) -> None:
-    run = LocalRun(pipeline="digits", pid=os.getpid(), broker="nats://h:1", controller_pid=21, broker_pid=22)
+    run = LocalRun(pipeline="digits", pid=os.getpid(), broker="nats://h:1", controller_pid=21, broker_pids=(22,))
     Registry(tmp_path).add(run)
     assert Registry(tmp_path).find("digits") == run

@@ -36,13 +36,15 @@ def update(
     settings = read_settings()
     set_up_logs(settings, default_level="warning")
     url, _ = locate(settings, broker, pipeline)
-    noted = [run.control_broker for run in Registry(settings.run_dir).all() if run.broker == url]
-    control_url = control_broker or settings.control_broker or next(iter(noted), None)
+    noted = next((run for run in Registry(settings.run_dir).all() if run.broker == url), None)
+    control_url = control_broker or settings.control_broker or (noted.control_broker if noted else None)
+    # Who updates offers the bundle's files to the controller, which a client may not.
+    data_url = (noted.operator_broker if noted else None) or url
     is_model = bundle.suffix == ".onnx"
     opened = open_bundle(None if is_model else bundle, bundle if is_model else None)
 
     async def ask() -> None:
-        async with both_brokers(url, control_url, name="understudy-update") as (data, control):
+        async with both_brokers(data_url, control_url, name="understudy-update") as (data, control):
             seconds = duration_option("--timeout", timeout)
             epoch = await request_update(data, control, pipeline, opened, timeout_s=seconds)
         version = opened.manifest.version
