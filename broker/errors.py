@@ -40,8 +40,8 @@ class PermissionDeniedError(BrokerError):
         self.action = action
         self.subject = subject
         super().__init__(
-            f"{who} may not {action} to '{subject}': connect as a user whose role needs it, on the control account with "
-            f"--control-broker (docs/security.md)"
+            f"{who} may not {action} to '{subject}': connect as a user whose role needs it (docs/security.md), "
+            f"on the control account with --control-broker"
         )
 
 

@@ -60,6 +60,12 @@ def check_name(kind: str, name: str) -> str:
     return name
 
 
+def is_answerable(reply: str) -> bool:
+    """Whether an answer may go there. Not to a subject of ours: a client that may not publish a result could otherwise
+    name the output as the place for its answer, and have one who may publish there do it."""
+    return bool(reply) and not reply.startswith(f"{ROOT}.")
+
+
 def frames_in(pipeline: str) -> str:
     return f"{ROOT}.{pipeline}.in"
 

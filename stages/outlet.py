@@ -49,7 +49,7 @@ class Outlet:
             return
         if self._fence is None:
             for subject, data in messages:
-                await self.answer(subject, data)
+                await self._publish(subject, data)
             return
         try:
             while await self._fence.passes():
@@ -61,15 +61,17 @@ class Outlet:
 
     def _messages(self, answer: Answer) -> list[tuple[str, Buffer]]:
         messages: list[tuple[str, Buffer]] = [(self._results, answer.result)]
-        messages += [(reply, answer.result) for reply in answer.replies if reply]
+        messages += [(reply, answer.result) for reply in answer.replies if subjects.is_answerable(reply)]
         if answer.dead_letter:
             messages.append((self._dead, answer.dead_letter))
         return messages
 
-    async def answer(self, subject: str, data: Buffer) -> None:
-        """To one subject; an empty one is nobody's."""
-        if not subject:
-            return
+    async def answer(self, reply: str, data: Buffer) -> None:
+        """To who asked, if anybody waits for it."""
+        if subjects.is_answerable(reply):
+            await self._publish(reply, data)
+
+    async def _publish(self, subject: str, data: Buffer) -> None:
         try:
             await self._broker.publish(subject, data)
         except BrokerError as error:

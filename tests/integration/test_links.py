@@ -29,8 +29,8 @@ async def test_a_slow_link_shows_in_the_status_while_frames_flow(shell: Shell) -
             def start(*arguments: str) -> None:
                 stack.enter_context(shell.start(*arguments, UNDERSTUDY_CONTROL_BROKER=server.control_url))
 
-            start("controller", "--model", str(MODEL), "--pipeline", "s", "--broker", server.operator_url, "--stages", "2",
-                  "--expect", "2", "--cache", str(shell.folder / "c"),
+            start("controller", "--model", str(MODEL), "--pipeline", "s", "--broker", server.operator_url,
+                  "--stages", "2", "--expect", "2", "--cache", str(shell.folder / "c"),
                   # b would hear the input as well, over the same link.
                   "--recovery", '{"standby_head": false}')  # fmt: skip
             for name, url in (
