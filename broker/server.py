@@ -169,6 +169,11 @@ class NatsServer:
         return server
 
     @property
+    def name(self) -> str:
+        """By which the servers of a cluster know each other."""
+        return self._config.name
+
+    @property
     def port(self) -> int:
         return self._port
 
