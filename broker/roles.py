@@ -8,7 +8,7 @@
 | operator | who measures links and serves another model: everything, but not the broker's own account |
 | system | who looks after the broker: its own account |
 
-Core NATS alone is in these lists, and the bucket of leases. What a role is to do with streams goes into `_STREAMS`.
+Core NATS alone is in these lists, and the bucket of leases. What a role is to do with streams goes into `_streams`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ ANY = "*"
 INBOXES = "_INBOX.>"
 EVERYTHING = ">"
 
-_STREAMS: dict[str, tuple[str, ...]] = {"client": (), "node": (), "controller": ()}
-"""What each role publishes besides, in the data account, to use JetStream: `$JS.API. ...`, `$JS.ACK. ...`. A client
-needs nothing to publish into a stream: it publishes a frame, and hears the acknowledgement in its inbox."""
+
+def _streams(role: str, pipeline: str) -> tuple[str, ...]:  # noqa: ARG001 - the place for what is to come
+    """What a role publishes besides, in the data account, to use JetStream: `$JS.API. ...`, `$JS.ACK. ...`. To publish into
+    a stream takes nothing more: a client publishes a frame, and hears the acknowledgement in its inbox."""
+    return ()
+
 
 MQTT_SESSION_PUBLISH = ("$MQTT.deliver.pubrel.>",)
 MQTT_SESSION_SUBSCRIBE = ("$MQTT.sub.>",)
@@ -98,7 +101,7 @@ def controller(pipeline: str) -> User:
 
 
 _CLIENT = Rights(
-    publish=(subjects.frames_in(ANY), subjects.STATUS, subjects.journal(ANY), *_STREAMS["client"]),
+    publish=(subjects.frames_in(ANY), subjects.STATUS, subjects.journal(ANY), *_streams("client", ANY)),
     subscribe=(
         subjects.results_out(ANY),
         subjects.dead_letters(ANY),
@@ -118,16 +121,18 @@ def _node_data(pipeline: str, name: str) -> Rights:
             subjects.results_out(pipeline),
             subjects.dead_letters(pipeline),
             subjects.lead(pipeline),
+            subjects.gap(pipeline),
             subjects.handover(pipeline, ANY),
             subjects.blob(ANY),
             subjects.probe_data(ANY),
             INBOXES,
-            *_STREAMS["node"],
+            *_streams("node", pipeline),
         ),
         subscribe=(
             subjects.activations(pipeline, name),
             subjects.frames_in(pipeline),
             subjects.results_out(pipeline),
+            subjects.gap(pipeline),
             subjects.handover(pipeline, name),
             subjects.blob(ANY),
             subjects.probe_data(name),
@@ -153,7 +158,13 @@ def _node_control(pipeline: str, name: str) -> Rights:
 
 def _controller_data(pipeline: str) -> Rights:
     return Rights(
-        publish=(subjects.events(pipeline), subjects.STATUS, subjects.blob(ANY), INBOXES, *_STREAMS["controller"]),
+        publish=(
+            subjects.events(pipeline),
+            subjects.STATUS,
+            subjects.blob(ANY),
+            INBOXES,
+            *_streams("controller", pipeline),
+        ),
         subscribe=(subjects.STATUS, subjects.journal(pipeline), subjects.blob(ANY), INBOXES),
     )
 

@@ -9,6 +9,7 @@ Data subjects (any client may use the first three):
 | `understudy.<pipeline>.dead`         | a dead letter: JSON                                         |
 | `understudy.<pipeline>.cut.<k>.<node>` | an activation (`broker.activation`) of cut k for that node |
 | `understudy.<pipeline>.lead`         | a head has begun: JSON, with whether it knows what was published before |
+| `understudy.<pipeline>.gap`          | nothing: a node was disconnected for a moment               |
 | `understudy.<pipeline>.events`       | what happened to the pipeline, and what was done: JSON      |
 | `understudy.<pipeline>.journal`      | request: the controller answers the records of its journal  |
 | `understudy.<pipeline>.handover.<node>` | request: a new head asks the one before what it will finish |
@@ -93,6 +94,10 @@ def handover(pipeline: str, node: str) -> str:
 
 def lead(pipeline: str) -> str:
     return f"{ROOT}.{pipeline}.lead"
+
+
+def gap(pipeline: str) -> str:
+    return f"{ROOT}.{pipeline}.gap"
 
 
 def confirm(pipeline: str) -> str:

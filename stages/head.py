@@ -141,6 +141,11 @@ class Head:
             await self._send_all_again()
         self._wake.set()
 
+    async def send_again(self) -> None:
+        """What is in flight may be lost: a node was disconnected for a moment."""
+        if self._now is not None:
+            await self._send_all_again()
+
     async def _send_all_again(self) -> None:
         """Oldest first, in batches, as if they had just arrived."""
         assert self._now is not None  # noqa: S101 - follow has set it

@@ -65,6 +65,9 @@ class Leadership:
         self._standby: StandbyHead | None = None
         self._stands_by_since_s = math.inf
         self._pipeline = ""
+        self._epoch = 0
+        self._missed = False
+        """Whether frames may have been published while this node was not connected."""
         self._flow: FlowSettings | None = None
         self.on_news: Callable[[], None] = lambda: None
         """Called when the head has put out the first answer of an epoch, or has finished what it held."""
@@ -172,9 +175,23 @@ class Leadership:
         for message in frames:
             await head.on_frame(message)
         await self._subscribe(subjects.handover(pipeline, self._node), self._on_handover)
-        news = json.dumps({"node": self._node, "epoch": deployment.epoch, "knows": knows}).encode()
-        await self._publish(subjects.lead(pipeline), news)
+        self._epoch = deployment.epoch
+        await self._tell_clients(knows=knows)
         await self._unsubscribe_stale()
+
+    async def _tell_clients(self, *, knows: bool) -> None:
+        """Where it does not know all frames that were published, they publish again what they hold."""
+        news = json.dumps({"node": self._node, "epoch": self._epoch, "knows": knows}).encode()
+        await self._publish(subjects.lead(self._pipeline), news)
+
+    async def on_gap(self) -> None:
+        """A node was disconnected for a moment, or this one was: what was on its way to it is lost."""
+        if self.head is None:
+            return
+        await self.head.send_again()
+        if self._missed and self.leads:
+            self._missed = False
+            await self._tell_clients(knows=False)
 
     async def _hear_all(self) -> None:
         """Have the standby head hear all that the broker sent to us before: results that the head put out, and frames
@@ -266,6 +283,7 @@ class Leadership:
         if self._fence is not None:
             log.info("head-in-doubt", connected=up)
             self._fence.doubt()
+        self._missed = True
 
     async def _publish(self, subject: str, data: bytes) -> None:
         try:

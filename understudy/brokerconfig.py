@@ -21,7 +21,7 @@ listen: "0.0.0.0:{port}"
 # The largest frame and the largest activation. The server's own default is 1 MB.
 max_payload: 8MB
 max_pending: 128MB
-# A receiver behind a slow link is not cut off while it takes a few large messages, and one that has vanished is noticed.
+# A receiver behind a slow link is not cut off while it takes a few large messages; one that has vanished is noticed.
 write_deadline: "30s"
 ping_interval: "5s"
 ping_max: 2
