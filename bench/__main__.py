@@ -1,6 +1,7 @@
 """`python -m bench` lists the benchmarks."""
 
 BENCHMARKS = {
+    "failover": "a server of a cluster killed under its clients: connected elsewhere, next answer, all frames answered",
     "memory": "what a stage takes in memory against what the planner reckons with",
     "planner": "random, greedy and SEIFER's plans against the proven optimum, and the planner's time",
     "recovery": "first answer and full accuracy after crashes and hangs, planned changes, decisions, and lost frames",

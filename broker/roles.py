@@ -30,8 +30,8 @@ EVERYTHING = ">"
 
 
 def _streams(role: str, pipeline: str) -> tuple[str, ...]:  # noqa: ARG001 - the place for what is to come
-    """What a role publishes besides, in the data account, to use JetStream: `$JS.API. ...`, `$JS.ACK. ...`. To publish into
-    a stream takes nothing more: a client publishes a frame, and hears the acknowledgement in its inbox."""
+    """What a role publishes besides, in the data account, to use JetStream: `$JS.API. ...`, `$JS.ACK. ...`. To publish
+    into a stream takes nothing more: a client publishes a frame, and hears the acknowledgement in its inbox."""
     return ()
 
 

@@ -2,8 +2,8 @@
 
 Core NATS delivers at most once. When a server dies, nodes that were there are connected elsewhere within milliseconds;
 what was on its way to them is gone, and nobody but they knows when. Without a word of theirs the head would find out
-when its patience is over, seconds later. It sends again what is in flight, at most once in `CALM_S`; of a frame that was
-not lost after all the first outcome counts.
+when its patience is over, seconds later. It sends again what is in flight, at most once in `CALM_S`; of a frame that
+was not lost after all the first outcome counts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Gap:
     def __init__(
         self, broker: Broker, *, concerned: Callable[[], bool], send_again: Callable[[], Awaitable[None]]
     ) -> None:
-        """`concerned`: whether this node has a part in the pipeline. `send_again`: of this node's head, if it has it."""
+        """`concerned`: whether this node has a part in the pipeline. `send_again`: has its head, if any, do so."""
         self._broker = broker
         self._concerned = concerned
         self._send_again = send_again

@@ -23,8 +23,8 @@ ASK_S = 0.2
 """How often a controller that stands by asks for the lease."""
 
 AFTER_SILENCE_S = TTL_S
-"""Who stands by lets who served have the lease again for so long, after it could not be asked for. Who served asks again
-at the latest after `RENEW_S` and the second that its last question waits for an answer."""
+"""Who stands by lets who served have the lease again for so long, after it could not be asked for. Who served asks
+again at the latest after `RENEW_S` and the second that its last question waits for an answer."""
 
 
 async def _nobody() -> bool:

@@ -82,7 +82,7 @@ async def test_a_credentials_file_opens_a_server_that_lives_by_jwts(
 async def test_the_credentials_of_another_operator_are_refused_at_once(jwt_server: PlainServer, tmp_path: Path) -> None:
     creds = Operator().write_creds(tmp_path / "other.creds")
     async with asyncio.timeout(4):
-        with pytest.raises(BrokerUnreachableError, match="authorization failed .* token or key"):
+        with pytest.raises(BrokerUnreachableError, match=r"authorization failed .* token or key"):
             await connect(f"{jwt_server.url}?creds={creds}", connect_timeout_s=30)
 
 
