@@ -21,7 +21,7 @@ import structlog
 from broker import roles
 from broker.cluster import NatsCluster
 from broker.connect import connect
-from broker.errors import UnderstudyError
+from broker.errors import ServerStartError, UnderstudyError
 from broker.port import Broker
 from broker.process import spawn, terminate
 from broker.roles import User
@@ -38,6 +38,9 @@ POLL_S = 0.05
 GRACE_S = 5.0
 CONTROLLER_TRIES_S = 10.0
 """A controller that ends twice within so long is not started again."""
+
+RESTART_S = 1.0
+"""Between two attempts to start one of several brokers again."""
 
 LOG_LINES = 15
 _FOLDER_PREFIX = "understudy-run-"
@@ -151,8 +154,21 @@ class LocalCluster:
         while True:
             code = await server.wait()
             log.error("broker-ended", code=code, broker=server.url)
-            await server.restart()
+            await self._restart(server)
             self._note()
+
+    async def _restart(self, server: NatsServer) -> None:
+        """Raises ServerStartError where it is the only one: without it nothing goes on."""
+        while True:
+            try:
+                await server.restart()
+            except ServerStartError as error:
+                if len(self.servers) == 1:
+                    raise
+                log.error("broker-not-restarted", broker=server.url, reason=str(error))
+                await asyncio.sleep(RESTART_S)
+            else:
+                return
 
     async def _start(self) -> None:
         registry = Registry(self._settings.run_dir)
