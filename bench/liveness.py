@@ -260,8 +260,7 @@ class PulsingCluster(LocalCluster):
         if arguments[0] != "node":
             await super()._spawn(name, arguments)
             return
-        environment = {**os.environ, "UNDERSTUDY_BROKER": self.broker_url, "UNDERSTUDY_LOG_FORMAT": "json"}
-        environment["UNDERSTUDY_CONTROL_BROKER"] = self.control_url
+        environment = self.environment_of(name)
         log_path = self._folder / f"{name}.log"
         argv = [sys.executable, "-m", "bench.liveness", "--as-node", *arguments]
         with log_path.open("ab") as out:
@@ -270,13 +269,11 @@ class PulsingCluster(LocalCluster):
 
     @property
     def control_url(self) -> str:
-        assert self._server is not None
-        return self._server.control_url
+        return self.servers[0].control_url
 
     @property
     def system_url(self) -> str:
-        assert self._server is not None
-        return self._server.system_url
+        return self.servers[0].system_url
 
     async def start_again(self, name: str) -> None:
         await self.children[name].process.wait()

@@ -33,6 +33,18 @@ class RequestTimeoutError(BrokerError):
     """A request was sent and not answered in time."""
 
 
+class PermissionDeniedError(BrokerError):
+    """The broker does not let this user publish, or subscribe, to a subject."""
+
+    def __init__(self, action: str, subject: str, who: str = "this user") -> None:
+        self.action = action
+        self.subject = subject
+        super().__init__(
+            f"{who} may not {action} to '{subject}': connect as a user whose role needs it (docs/security.md), "
+            f"on the control account with --control-broker"
+        )
+
+
 class PayloadTooLargeError(BrokerError):
     """A payload exceeds the broker's limit; nothing was sent."""
 

@@ -18,6 +18,23 @@ _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _OPERATION = b"KV-Operation:"
 _WRONG_SEQUENCE = 10071
 _NO_MESSAGE = 10037
+_UNAVAILABLE = 503
+_OFF = frozenset({10039, 10076})
+"""JetStream is not enabled for the account, or not at all."""
+
+_FEWER_REPLICAS = frozenset({10005, 10058, 10074})
+"""No suitable peers; there already with another number; not in a cluster."""
+
+
+def subject(bucket: str, key: str) -> str:
+    """Where the values of a key are published."""
+    return f"$KV.{bucket}.{key}"
+
+
+def rights(bucket: str, key: str) -> tuple[str, ...]:
+    """What is published to by who uses a key of the bucket."""
+    operations = ("STREAM.CREATE", "STREAM.PURGE", "STREAM.MSG.GET")
+    return (*(f"$JS.API.{operation}.KV_{bucket}" for operation in operations), subject(bucket, key))
 
 
 class NoBucketError(UnderstudyError):
@@ -32,13 +49,21 @@ class Bucket:
     """
 
     def __init__(
-        self, broker: Broker, name: str, *, storage: Literal["memory", "file"], max_age_s: float | None = None
+        self,
+        broker: Broker,
+        name: str,
+        *,
+        storage: Literal["memory", "file"],
+        max_age_s: float | None = None,
+        replicas: int = 1,
     ) -> None:
         """
         Args:
             storage: what is in `file` outlives the server's process.
             max_age_s: a value is gone after so long; None: it stays.
+            replicas: servers that keep it, where there are so many; else one.
         """
+        self._replicas = replicas
         self._broker = broker
         self._name = name
         self._storage = storage
@@ -46,15 +71,20 @@ class Bucket:
 
     def subject(self, key: str) -> str:
         """Where the values of a key are published."""
-        return f"$KV.{self._name}.{key}"
+        return subject(self._name, key)
 
     async def prepare(self) -> None:
         """Make the bucket if it is not there.
 
         Raises:
             NoBucketError: the broker does not keep it.
-            BrokerError: it does not answer.
+            BrokerError: it does not answer, or has nobody to keep it at the moment.
         """
+        if self._replicas == 1 or not await self._make(self._replicas):
+            await self._make(1)
+
+    async def _make(self, replicas: int) -> bool:
+        """False: not on so many servers."""
         config: dict[str, Any] = {
             "name": f"KV_{self._name}",
             "subjects": [self.subject(">")],
@@ -63,6 +93,7 @@ class Bucket:
             "allow_direct": True,
             "allow_rollup_hdrs": True,
             "discard": "new",
+            "num_replicas": replicas,
         }
         if self._max_age_s is not None:
             config |= {"max_age": int(self._max_age_s * 1e9), "duplicate_window": int(self._max_age_s * 1e9)}
@@ -70,8 +101,13 @@ class Bucket:
             answer = await self._api("STREAM.CREATE", config)
         except NoRespondersError as error:
             raise NoBucketError(f"{self._broker.url} has no JetStream: start nats-server with -js") from error
-        if "error" in answer:
-            raise NoBucketError(f"{self._broker.url} keeps no bucket '{self._name}': {_reason(answer)}")
+        refused = answer.get("error")
+        if refused is None or (replicas > 1 and refused.get("err_code") in _FEWER_REPLICAS):
+            return refused is None
+        why = f"{self._broker.url} keeps no bucket '{self._name}': {_reason(answer)}"
+        # 503 is also what is said where there is no leader at the moment.
+        for_now = refused.get("code") == _UNAVAILABLE and refused.get("err_code") not in _OFF
+        raise BrokerError(why) if for_now else NoBucketError(why)
 
     async def put(self, key: str, value: bytes, *, expected: int | None = None) -> int | None:
         """The value's sequence number; None, and nothing is put, where that of the newest value is not `expected` (0:

@@ -21,12 +21,21 @@ from broker.errors import (
     BrokerError,
     BrokerUnreachableError,
     NoRespondersError,
+    PermissionDeniedError,
     RequestTimeoutError,
 )
+from broker.nats_auth import Refusal, Refusals, auth_options, parse_refusal, public_nkey, wants_tls
 from broker.nats_client import NatsClient
-from broker.nats_errors import AuthorizationFailedError, OutboundBufferFullError, reason, translate
+from broker.nats_errors import (
+    AuthorizationFailedError,
+    OutboundBufferFullError,
+    UnusableServerError,
+    reason,
+    translate,
+)
 from broker.nats_subscription import NatsSubscription, message_of
 from broker.port import Buffer, ConnectionListener, Handler, Message
+from broker.tls import handshake_failure
 from broker.url import BrokerUrl
 
 CLOSE_TIMEOUT_S = 2.0
@@ -54,19 +63,27 @@ class NatsBroker:
         self._closing = False
         self._connecting = True
         self._last_error: Exception | None = None
+        self._refusals = Refusals(url)
+        self._subscribing: dict[str, bool] = {}
+        """Subjects of the subscriptions that are being made, and whether the server has refused them."""
 
     @classmethod
     async def connect(cls, url: BrokerUrl, *, name: str, connect_timeout_s: float) -> NatsBroker:
         """See `broker.connect.connect`."""
         broker = cls(url, NatsClient())
+        options = broker._options(name, connect_timeout_s)
+        broker._client.use(tls=wants_tls(url), nkey=public_nkey(url), signs="signature_cb" in options)
         try:
             async with asyncio.timeout(connect_timeout_s):
-                await broker._client.connect(**broker._options(name, connect_timeout_s))
+                await broker._client.connect(**options)
         except AuthorizationFailedError as error:
             await broker.close()
             raise BrokerUnreachableError(
-                f"authorization failed at {url}: the broker is there and refused the user, password or token"
+                f"authorization failed at {url}: the broker is there and refused the user, password, token or key"
             ) from error
+        except UnusableServerError as error:
+            await broker.close()
+            raise BrokerUnreachableError(f"no connection to {url}: {error}") from error
         except (TimeoutError, OSError, nats_errors.Error) as error:
             await broker.close()
             why = reason(broker._last_error or error)
@@ -121,19 +138,23 @@ class NatsBroker:
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> NatsSubscription:
         self._check_open()
         subscription = NatsSubscription(subject, handler)
+        self._subscribing[subject] = False
         try:
             # The receivers bound themselves; nats-py's own limits drop messages silently.
-            inner = await self._client.subscribe(
+            subscription.inner = await self._client.subscribe(
                 subject, queue=queue, cb=subscription.handle, pending_msgs_limit=0, pending_bytes_limit=0
             )
         except nats_errors.Error as error:
+            self._subscribing.pop(subject, None)
             raise translate(error, url=self.url, subject=subject) from error
-        subscription.inner = inner
         try:
             await self.flush()
+            self._check_allowed(subject)
         except BaseException:
             await subscription.unsubscribe()
             raise
+        finally:
+            self._subscribing.pop(subject, None)
         return subscription
 
     async def request(
@@ -152,6 +173,8 @@ class NatsBroker:
             raise NoRespondersError(f"nobody listens to '{subject}'") from error
         except nats_errors.TimeoutError as error:
             raise RequestTimeoutError(f"no answer from '{subject}' within {timeout_s:g} s") from error
+        except PermissionDeniedError as error:
+            raise PermissionDeniedError("publish", subject, self._refusals.who) from error
         except (nats_errors.Error, OutboundBufferFullError) as error:
             raise translate(error, url=self.url, subject=subject) from error
         return message_of(answer)
@@ -209,9 +232,14 @@ class NatsBroker:
         if self._closing:
             raise BrokerClosedError(f"the connection to {self.url} is closed")
 
+    def _check_allowed(self, subject: str) -> None:
+        if self._subscribing.get(subject):
+            raise PermissionDeniedError("subscribe", subject, self._refusals.who)
+
     def _options(self, name: str, connect_timeout_s: float) -> dict[str, Any]:
         options: dict[str, Any] = {
             "servers": list(self._url.servers),
+            "dont_randomize": True,  # the URL says where to begin: a node has its own server first
             "name": name,
             "connect_timeout": min(connect_timeout_s, 0.5),
             "reconnect_time_wait": RECONNECT_WAIT_S,
@@ -224,28 +252,37 @@ class NatsBroker:
             "reconnected_cb": self._on_reconnected,
             "closed_cb": self._on_closed,
         }
-        if (credentials := self._url.credentials) is not None:
-            # As options, not in the URLs: servers that the cluster announces later need them too.
-            if credentials.token:
-                options["token"] = credentials.token
-            else:
-                options |= {"user": credentials.user, "password": credentials.password}
-        return options
+        return options | auth_options(self._url)
 
     async def _on_error(self, error: Exception) -> None:
         if self._closing:
+            return
+        if (refusal := parse_refusal(str(error))) is not None:
+            self._on_refusal(refusal)
             return
         known = str(error) == str(self._last_error)
         self._last_error = error
         if self._connecting:
             if "authorization" in str(error).lower():
                 raise AuthorizationFailedError from error
+            if isinstance(error, UnusableServerError):
+                raise error
+            if (failure := handshake_failure(error)) is not None:
+                raise UnusableServerError(failure) from error
             self._back_off()
             return
         if not self._up.is_set():
             self._back_off()
         log = _log.debug if known else _log.warning
-        log("broker_error", url=self.url, error=str(error) or type(error).__name__)
+        log("broker_error", url=self.url, error=handshake_failure(error) or str(error) or type(error).__name__)
+
+    def _on_refusal(self, refusal: Refusal) -> None:
+        if refusal.action == "subscribe" and refusal.subject in self._subscribing:
+            self._subscribing[refusal.subject] = True  # `subscribe` tells its caller
+            return
+        if refusal.action == "publish" and self._client.refuse_requests(refusal.subject):
+            return
+        self._refusals.say(refusal)
 
     def _back_off(self) -> None:
         wait_s = self._client.options["reconnect_time_wait"]

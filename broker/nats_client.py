@@ -7,6 +7,7 @@ What is put right (nats-py 2.16):
 - A publisher that waits for room in the outbound buffer swallows its cancellation, and hangs while not connected.
 - On a link that was cut, the reconnect waits until what was buffered is sent, which is never.
 - A PING counts as unanswered while a large payload keeps the link busy.
+- Told to use TLS it goes on without it where the server does not ask for it, and sends the password.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import structlog
 from nats import errors as nats_errors
 from nats.aio.client import Client
 
-from broker.errors import PayloadTooLargeError
+from broker.errors import PayloadTooLargeError, PermissionDeniedError
 from broker.headers import clean_headers, encode_headers
+from broker.nats_auth import check_encryption
 from broker.nats_errors import OutboundBufferFullError
 from broker.nats_fastpath import FastParser, FastTransport, supported
 from broker.port import Buffer, Message
@@ -51,10 +53,21 @@ class NatsClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._waiting: set[asyncio.Future[None]] = set()
+        self._requests: dict[str, set[asyncio.Future[None]]] = {}
+        self._tls_wanted = False
         self.fast: FastTransport | None = None
         if _fast():
             self.fast = self._transport = FastTransport()
             self._ps = cast(Any, FastParser(self))
+
+    def use(self, *, tls: bool, nkey: str | None, signs: bool) -> None:
+        """Before `connect`: whether the server must speak TLS; the public key of an NKey; whether a key signs.
+
+        nats-py sends none of this where the server does not say that it must be, as one with a default user does not.
+        """
+        self._tls_wanted = tls
+        self._public_nkey = nkey
+        self._auth_configured = signs
 
     async def publish_parts(
         self, subject: str, parts: Sequence[Buffer], *, reply: str = "", headers: Mapping[str, str] | None = None
@@ -121,7 +134,28 @@ class NatsClient(Client):
         size = len(encode_headers(header)) + len(payload)
         if size > self.max_payload:
             raise PayloadTooLargeError(subject, size, self.max_payload)
-        return await self.request(subject, payload, timeout=timeout_s, headers=header or None)
+        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asking = asyncio.ensure_future(self.request(subject, payload, timeout=timeout_s, headers=header or None))
+        waiting = self._requests.setdefault(subject, set())
+        waiting.add(refused)
+        try:
+            await asyncio.wait((asking, refused), return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise PermissionDeniedError("publish", subject)
+            return asking.result()
+        finally:
+            asking.cancel()
+            waiting.discard(refused)
+            if not waiting:
+                self._requests.pop(subject, None)
+
+    def refuse_requests(self, subject: str) -> bool:
+        """The server does not let us publish there: who waits for an answer need not. Whether anybody did."""
+        waiting = self._requests.get(subject, set())
+        for refused in waiting:
+            if not refused.done():
+                refused.set_result(None)
+        return bool(waiting)
 
     async def confirm(self) -> bool:
         """Whether the server has taken everything so far; False if the connection was lost meanwhile."""
@@ -196,13 +230,18 @@ class NatsClient(Client):
             case b"PONG":
                 await self._process_pong()
             case b"-ERR":
-                await self._process_err(line[len(operation) :].decode(errors="replace").strip().lower())
+                await self._process_err(line[len(operation) :].decode(errors="replace").strip())
             case b"INFO":
                 await self._process_info(json.loads(line[len(operation) :]))
             case b"+OK" | b"":
                 pass
             case _:
                 raise nats_errors.ProtocolError
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection:
+            check_encryption(self._tls_wanted, info)
+        await super()._process_info(info, initial_connection)
 
     async def _process_err(self, err_msg: str) -> None:
         await self._error_cb(nats_errors.Error(f"nats: {err_msg.strip(chr(39))}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from nats import errors
 
 from broker.errors import BrokerClosedError, BrokerError
+from broker.tls import handshake_failure
 
 
 class OutboundBufferFullError(Exception):
@@ -13,6 +14,11 @@ class OutboundBufferFullError(Exception):
 
 class AuthorizationFailedError(Exception):
     """Raised through nats-py's connect, which would otherwise try the same credentials for ever."""
+
+
+class UnusableServerError(errors.Error):
+    """There is a server, and trying it again changes nothing: TLS where there is none, a certificate that is not
+    trusted, a key that it does not know. The message says what to do."""
 
 
 def translate(error: Exception, *, url: str, subject: str = "") -> BrokerError:
@@ -30,6 +36,8 @@ def translate(error: Exception, *, url: str, subject: str = "") -> BrokerError:
 
 def reason(error: Exception) -> str:
     """Why no connection was made, in a few words."""
+    if (tls := handshake_failure(error)) is not None:
+        return tls
     match error:
         case ConnectionRefusedError():
             return "connection refused"

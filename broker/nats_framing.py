@@ -57,6 +57,7 @@ class Framing(asyncio.BufferedProtocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._error: Exception | None = None
+        self._reason: OSError | None = None  # for which the connection was lost
         self._reading_paused = False
         self.received_bytes = 0
         self.lost = asyncio.Event()
@@ -77,10 +78,16 @@ class Framing(asyncio.BufferedProtocol):
         return items
 
     async def line(self) -> bytes:
-        """The next line with its CRLF, for the handshake, where no messages come; empty at the end."""
+        """The next line with its CRLF, for the handshake, where no messages come; empty at the end.
+
+        Raises:
+            OSError: the connection was lost for a reason: a TLS server refuses our certificate only now.
+        """
         while not self._items and not self.lost.is_set():
             await self._readable.wait()
         if not self._items:
+            if self._reason is not None:
+                raise self._reason
             return b""
         item = self._items.popleft()
         if isinstance(item, Frame):
@@ -93,11 +100,11 @@ class Framing(asyncio.BufferedProtocol):
         """Wait until the socket takes more.
 
         Raises:
-            ConnectionResetError: the connection is lost.
+            OSError: the connection is lost.
         """
         await self._writable.wait()
         if self.lost.is_set():
-            raise ConnectionResetError("connection lost")
+            raise self._reason or ConnectionResetError("connection lost")
 
     @property
     def at_end(self) -> bool:
@@ -151,7 +158,8 @@ class Framing(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         return False
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._reason = exc if isinstance(exc, OSError) else None
         self.lost.set()
         self._readable.set()
         self._writable.set()

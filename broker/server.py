@@ -1,7 +1,8 @@
 """The embedded nats-server: one child process on the loopback, with accounts, gone when its parent is gone.
 
-Accounts: DATA for frames and activations, open to anyone who reaches the port (so that `nats pub` works as it is), with
-JetStream; CTRL for control; SYS for the server's own events. The latter two have passwords made up at each start.
+Accounts: DATA for frames and activations; CTRL for control; SYS for the server's own events. Anyone who reaches the
+port is a client in DATA (so that `nats pub` works as it is) and may do what `broker.roles` lets clients do. Everyone
+else has a password, made up at each start.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import secrets
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +21,11 @@ from typing import Self
 
 import structlog
 
+from broker import roles
 from broker.errors import ServerStartError
 from broker.folder import TemporaryFolder
 from broker.process import spawn, terminate
+from broker.roles import Account, User, user_name
 
 START_TIMEOUT_S = 10.0
 STOP_GRACE_S = 3.0
@@ -45,14 +49,7 @@ ping_max: 2
 ports_file_dir: {folder}
 log_file: {log_file}
 jetstream {{ store_dir: {store} }}
-accounts {{
-  DATA {{ jetstream: enabled, users: [ {{ user: data, password: {data_password} }} ] }}
-  CTRL {{ jetstream: enabled, users: [ {{ user: control, password: {control_password} }} ] }}
-  SYS {{ users: [ {{ user: system, password: {system_password} }} ] }}
-}}
-system_account: SYS
-no_auth_user: data
-"""
+{accounts}{anonymous}{tls}{cluster}"""
 
 GO_MEMORY = {"GOGC": "1000", "GOMEMLIMIT": "256MiB"}
 """For the server's garbage collector, unless the user has chosen: payloads of megabytes keep it busy with its own
@@ -60,30 +57,70 @@ defaults (measured: 4.4 of 47 ms of CPU time per frame of ResNet-50, 1.9 ms with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTls:
+    """Files in PEM form. With `ca` the server wants a certificate from each client, signed by that authority."""
+
+    cert: Path
+    key: Path
+    ca: Path | None = None
+
+    def render(self) -> str:
+        verify = "" if self.ca is None else f"  ca_file: {json.dumps(str(self.ca))}\n  verify: true\n"
+        return (
+            f"tls {{\n  cert_file: {json.dumps(str(self.cert))}\n  key_file: {json.dumps(str(self.key))}\n{verify}}}\n"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """What one server is started with. `port` 0 means a free one."""
+    """What one server is started with. `port` 0 means a free one. `cluster`: how it finds the others, if there are."""
 
     host: str = "127.0.0.1"
     port: int = 0
     max_payload_bytes: int = 8 * 1024 * 1024
-    control_password: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
-    system_password: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
-    data_password: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+    name: str = field(default_factory=lambda: f"understudy-{secrets.token_hex(4)}")
+    client: User = field(default_factory=roles.client)
+    operator: User = field(default_factory=roles.operator)
+    system: User = field(default_factory=roles.system)
+    users: tuple[User, ...] = ()
+    tls: ServerTls | None = None
+    cluster: ClusterConfig | None = None
 
     def render(self, folder: Path, port: int) -> str:
         """The server's configuration file. Port 0 lets the server choose, so nobody can take it in between."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        users = (self.client, self.operator, self.system, *self.users)
         return _CONFIG.format(
-            name=json.dumps(f"understudy-{secrets.token_hex(4)}"),
-            listen=json.dumps(f"{host}:{port or -1}"),
+            name=json.dumps(self.name),
+            listen=json.dumps(f"{bracketed(self.host)}:{port or -1}"),
             max_payload_bytes=self.max_payload_bytes,
             max_pending_bytes=max(128 * 1024 * 1024, 8 * self.max_payload_bytes),
             folder=json.dumps(str(folder)),
             log_file=json.dumps(str(folder / "server.log")),
             store=json.dumps(str(folder / "store")),
-            data_password=json.dumps(self.data_password),
-            control_password=json.dumps(self.control_password),
-            system_password=json.dumps(self.system_password),
+            accounts=roles.render(users),
+            anonymous=f"no_auth_user: {json.dumps(self.client.name)}\n",
+            tls="" if self.tls is None else self.tls.render(),
+            cluster="" if self.cluster is None else self.cluster.render(self.host),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """How a server is found by the others, at `port`, and finds them, at `routes`."""
+
+    password: str = field(repr=False)
+    port: int
+    routes: tuple[int, ...]
+
+    def render(self, host: str) -> str:
+        # accounts: control has a connection of its own between servers, so that it does not queue behind tensors.
+        # no_advertise: clients have the whole list, and a node has it in its own order.
+        routes = [f"nats://route:{self.password}@{bracketed(host)}:{port}" for port in self.routes]
+        return (
+            f"cluster {{\n  name: understudy\n  listen: {json.dumps(f'{bracketed(host)}:{self.port}')}\n"
+            f"  no_advertise: true\n  accounts: [CTRL]\n"
+            f"  authorization {{ user: route, password: {json.dumps(self.password)} }}\n"
+            f"  routes: {json.dumps(routes)}\n}}\n"
         )
 
 
@@ -99,14 +136,26 @@ class NatsServer:
 
     @classmethod
     async def start(
-        cls, *, host: str = "127.0.0.1", port: int = 0, max_payload_bytes: int = 8 * 1024 * 1024
+        cls,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        max_payload_bytes: int = 8 * 1024 * 1024,
+        users: Sequence[User] = (),
+        tls: ServerTls | None = None,
     ) -> NatsServer:
-        """Start a server and return when it takes connections. Port 0 is a free port.
+        """Start a server and return when it takes connections. Port 0 is a free port. `users`: besides the client,
+        the operator and the system.
 
         Raises:
             ServerStartError: there is no nats-server, the port is taken, or it did not get ready in time.
         """
-        config = ServerConfig(host=host, port=port, max_payload_bytes=max_payload_bytes)
+        config = ServerConfig(host=host, port=port, max_payload_bytes=max_payload_bytes, users=tuple(users), tls=tls)
+        return await cls.start_with(config)
+
+    @classmethod
+    async def start_with(cls, config: ServerConfig) -> NatsServer:
+        """See `start`."""
         server = cls(config, TemporaryFolder.make(_FOLDER_PREFIX))
         try:
             await server._launch()
@@ -116,23 +165,48 @@ class NatsServer:
         return server
 
     @property
+    def name(self) -> str:
+        """By which the servers of a cluster know each other."""
+        return self._config.name
+
+    @property
     def port(self) -> int:
         return self._port
 
     @property
+    def address(self) -> str:
+        """host:port."""
+        # A client cannot dial the wildcard address that a server listens on.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._config.host, self._config.host)  # noqa: S104
+        return f"{bracketed(host)}:{self._port}"
+
+    @property
+    def scheme(self) -> str:
+        return "nats" if self._config.tls is None else "tls"
+
+    @property
     def url(self) -> str:
-        """For frames and activations; no credentials."""
-        return f"nats://{self._address}"
+        """For clients; no credentials."""
+        return f"{self.scheme}://{self.address}"
+
+    def url_of(self, user: User, account: Account = "DATA") -> str:
+        """With the user's credentials: not for logs."""
+        return f"{self.scheme}://{user_name(user, account)}:{user.password}@{self.address}"
+
+    @property
+    def operator_url(self) -> str:
+        """For frames and activations, without limits, with its credentials: not for logs."""
+        return self.url_of(self._config.operator)
 
     @property
     def control_url(self) -> str:
-        """For control, with its credentials: not for logs."""
-        return f"nats://control:{self._config.control_password}@{self._address}"
+        """For control, without limits, with its credentials: not for logs."""
+        return self.url_of(self._config.operator, "CTRL")
 
     @property
     def system_url(self) -> str:
         """For the server's own events (`$SYS.>`), with its credentials: not for logs."""
-        return f"nats://system:{self._config.system_password}@{self._address}"
+        return self.url_of(self._config.system, "SYS")
 
     @property
     def pid(self) -> int:
@@ -190,12 +264,6 @@ class NatsServer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.stop()
-
-    @property
-    def _address(self) -> str:
-        # A client cannot dial the wildcard address that a server listens on.
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._config.host, self._config.host)  # noqa: S104
-        return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
 
     async def _launch(self) -> None:
         binary = find_binary()
@@ -270,3 +338,8 @@ def _read_port(ports_file: Path) -> int | None:
     except (OSError, ValueError):
         return None  # not there yet, or half written
     return int(addresses[0].rpartition(":")[2])
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands before a colon and a port."""
+    return f"[{host}]" if ":" in host else host

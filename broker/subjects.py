@@ -10,6 +10,7 @@ Data subjects (any client may use the first three):
 | `understudy.<pipeline>.cut.<k>.<node>` | an activation (`broker.activation`) of cut k for that node |
 | `understudy.<pipeline>.feed`         | durable delivery: a stored frame, from JetStream to the head and its standby |
 | `understudy.<pipeline>.lead`         | a head has begun: JSON, with whether it knows what was published before |
+| `understudy.<pipeline>.gap`          | nothing: a node was disconnected for a moment               |
 | `understudy.<pipeline>.events`       | what happened to the pipeline, and what was done: JSON      |
 | `understudy.<pipeline>.journal`      | request: the controller answers the records of its journal  |
 | `understudy.<pipeline>.handover.<node>` | request: a new head asks the one before what it will finish |
@@ -61,6 +62,12 @@ def check_name(kind: str, name: str) -> str:
     return name
 
 
+def is_answerable(reply: str) -> bool:
+    """Whether an answer may go there. Not to a subject of ours: a client that may not publish a result could otherwise
+    name the output as the place for its answer, and have one who may publish there do it."""
+    return bool(reply) and not reply.startswith(f"{ROOT}.")
+
+
 def frames_in(pipeline: str) -> str:
     return f"{ROOT}.{pipeline}.in"
 
@@ -86,7 +93,7 @@ def result_stream(pipeline: str) -> str:
     return f"{ROOT}_out_{pipeline}"
 
 
-def activation(pipeline: str, cut: int, node: str) -> str:
+def activation(pipeline: str, cut: int | str, node: str) -> str:
     return f"{ROOT}.{pipeline}.cut.{cut}.{node}"
 
 
@@ -101,6 +108,10 @@ def handover(pipeline: str, node: str) -> str:
 
 def lead(pipeline: str) -> str:
     return f"{ROOT}.{pipeline}.lead"
+
+
+def gap(pipeline: str) -> str:
+    return f"{ROOT}.{pipeline}.gap"
 
 
 def confirm(pipeline: str) -> str:

@@ -51,15 +51,17 @@ class Reporter:
                 await self._publish(subjects.events(self._pipeline), await self._news.get())
 
     async def _on_status(self, message: Message) -> None:
-        await self._publish(message.reply, json.dumps(self._snapshot()).encode())
+        await self._answer(message, json.dumps(self._snapshot()).encode())
 
     async def _on_journal(self, message: Message) -> None:
         records = [record.document() for record in self._journal.records]
-        await self._publish(message.reply, json.dumps({"records": records}).encode())
+        await self._answer(message, json.dumps({"records": records}).encode())
+
+    async def _answer(self, message: Message, data: bytes) -> None:
+        if subjects.is_answerable(message.reply):
+            await self._publish(message.reply, data)
 
     async def _publish(self, subject: str, data: bytes) -> None:
-        if not subject:
-            return
         try:
             await self._broker.publish(subject, data)
         except BrokerError as error:

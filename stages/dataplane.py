@@ -19,6 +19,7 @@ from broker.port import Broker, Message, Subscription
 from stages.batch import parts_below
 from stages.deployment import Deployment
 from stages.fence import Confirm
+from stages.gap import Gap
 from stages.head import Head
 from stages.leadership import Leadership
 from stages.linkmeter import LinkMeter
@@ -60,6 +61,7 @@ class DataPlane:
         """Called when work comes after a time without any."""
         self.lead = Leadership(node=node, broker=broker, executor=intake_executor, confirm=confirm)
         self.lead.counters.malformed = counters.malformed
+        self._gap = Gap(broker, concerned=lambda: bool(self._deployments), send_again=lambda: self.lead.on_gap())
         self.links = LinkMeter()
         self.active_epoch = 0
 
@@ -94,6 +96,7 @@ class DataPlane:
         if self._subscription is None:
             subject = subjects.activations(pipeline, self._node)
             self._subscription = await self._broker.subscribe(subject, self._on_activation)
+            await self._gap.listen(pipeline)
 
     def add(self, deployment: Deployment) -> None:
         """Start its workers."""
@@ -152,12 +155,14 @@ class DataPlane:
         """Raise the error of a task that ended with one: a defect, which must end the process loudly rather than leave
         it hanging quietly."""
         await self.lead.check()
+        self._gap.check()
         for deployment in self._deployments.values():
             error = deployment.failed()
             if error is not None:
                 raise error
 
     async def stop(self) -> None:
+        await self._gap.stop()
         await self.lead.stop()
         for deployment in self._deployments.values():
             await deployment.stop()

@@ -156,6 +156,11 @@ class Head:
             await self._send_all_again()
         self._wake.set()
 
+    async def send_again(self) -> None:
+        """What is in flight may be lost: a node was disconnected for a moment."""
+        if self._now is not None:
+            await self._send_all_again()
+
     async def _send_all_again(self) -> None:
         """Oldest first, in batches, as if they had just arrived."""
         assert self._now is not None  # noqa: S101 - follow has set it
@@ -211,7 +216,7 @@ class Head:
                 await self._supersede(older)
         elif not self._ledger.offer(arrival):
             if arrival.ack:
-                await self._outlet.answer(arrival.ack, _NOT_NOW)
+                await self._outlet.acknowledge(arrival.ack, _NOT_NOW)
                 return
             reason = (
                 f"{self.waiting} frames ({self._ledger.waiting_bytes} bytes) wait already: publish more slowly, "

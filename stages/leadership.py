@@ -68,6 +68,8 @@ class Leadership:
         self._stands_by_since_s = math.inf
         self._pipeline = ""
         self._epoch = 0  # of the newest route that it leads on
+        self._missed = False
+        """Whether frames may have been published while this node was not connected."""
         self._flow: FlowSettings | None = None
         self._feed: Feed | None = None
         self._window = 0
@@ -193,8 +195,8 @@ class Leadership:
         for message in frames:
             await head.on_frame(message)
         await self._subscribe(subjects.handover(pipeline, self._node), self._on_handover)
-        news = json.dumps({"node": self._node, "epoch": deployment.epoch, "knows": knows}).encode()
-        await self._publish(subjects.lead(pipeline), news)
+        self._epoch = deployment.epoch
+        await self._tell_clients(knows=knows)
         await self._unsubscribe_stale()
 
     def _open_feed(self, deployment: Deployment, *, anew: bool) -> None:
@@ -206,6 +208,20 @@ class Leadership:
         self._window = deployment.flow.window
         self._feed = self._feed or Feed(self._broker, self._pipeline, flow.store)
         self._feed.open(window=self._window, anew=anew)
+
+    async def _tell_clients(self, *, knows: bool) -> None:
+        """Where it does not know all frames that were published, they publish again what they hold."""
+        news = json.dumps({"node": self._node, "epoch": self._epoch, "knows": knows}).encode()
+        await self._publish(subjects.lead(self._pipeline), news)
+
+    async def on_gap(self) -> None:
+        """A node was disconnected for a moment, or this one was: what was on its way to it is lost."""
+        if self.head is None:
+            return
+        await self.head.send_again()
+        if self._missed and self.leads:
+            self._missed = False
+            await self._tell_clients(knows=False)
 
     async def _hear_all(self) -> None:
         """Have the standby head hear all that the broker sent to us before: results that the head put out, and frames
@@ -305,6 +321,7 @@ class Leadership:
         if self._fence is not None:
             log.info("head-in-doubt", connected=up)
             self._fence.doubt()
+        self._missed = True
         if self.head is not None:
             self.head.on_connection(up)
         if up and self.leads and self._feed is not None:

@@ -93,10 +93,16 @@ class Outlet:
         if answers:
             await self._push([message for answer in answers for message in self._messages(answer)])
 
-    async def answer(self, subject: str, data: bytes) -> None:
-        """To one subject; an empty one is nobody's."""
-        if not subject:
-            return
+    async def answer(self, reply: str, data: bytes) -> None:
+        """To who asked, if anybody waits for it."""
+        if subjects.is_answerable(reply):
+            await self._publish(reply, data)
+
+    async def acknowledge(self, ack: str, word: bytes = ACK) -> None:
+        """Say to the store what became of a frame."""
+        await self._publish(ack, word)
+
+    async def _publish(self, subject: str, data: bytes) -> None:
         try:
             await self._broker.publish(subject, data)
         except BrokerError as error:
@@ -110,7 +116,7 @@ class Outlet:
             pending.acks += answer.acks
         elif answer.id in self._stored:
             for ack in answer.acks:
-                await self.answer(ack, ACK)
+                await self.acknowledge(ack)
         else:
             await self.put([answer])
 
@@ -135,7 +141,8 @@ class Outlet:
 
     def _messages(self, answer: Answer) -> list[Message]:
         messages = [self._to_output(answer)]
-        messages += [Message(subject=reply, data=answer.result) for reply in answer.replies if reply]
+        replies = filter(subjects.is_answerable, answer.replies)
+        messages += [Message(subject=reply, data=answer.result) for reply in replies]
         if answer.dead_letter:
             messages.append(Message(subject=self._dead, data=answer.dead_letter))
         return messages
@@ -227,7 +234,7 @@ class Outlet:
         if len(self._stored) > RECENT:
             self._stored.popitem(last=False)
         for ack in item.acks:
-            await self.answer(ack, ACK)
+            await self.acknowledge(ack)
 
     async def _is_stored(self, data: Buffer) -> bool:
         if not data:  # nobody stores: the stream is gone, or its server is starting

@@ -83,6 +83,7 @@ class Client:
         self._subscriptions: list[Subscription] = []
         self._watch: asyncio.Task[None] | None = None
         self._shelf: ResultShelf | None = None
+        self._resending: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         broker = await connect_broker(self._url, name="understudy-client")
@@ -99,15 +100,17 @@ class Client:
             await broker.close()
             raise
         self._broker = broker
+        broker.on_connection(self._on_connection)
         self._watch = asyncio.create_task(self._send_again(), name="understudy-client")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        tasks = [*self._resending, *([self._watch] if self._watch is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for pending in self._pending.values():
             if not pending.future.done():
                 pending.future.cancel()
@@ -246,11 +249,22 @@ class Client:
         except (ValueError, TypeError, KeyError):
             return
         if not knows:
+            await self._send_all()
+
+    def _on_connection(self, up: bool) -> None:
+        if up and self._pending:
+            # What was on its way when the connection was lost is gone; the head knows twins by their ids.
+            task = asyncio.create_task(self._send_all(), name="understudy-client-resend")
+            self._resending.add(task)
+            task.add_done_callback(self._resending.discard)
+
+    async def _send_all(self) -> None:
+        with contextlib.suppress(BrokerError):  # not connected at the moment: it is sent again later
             for key, pending in list(self._pending.items()):
-                if pending.stored:
-                    continue
-                with contextlib.suppress(BrokerError):  # not connected at the moment: it is sent again later
+                if not pending.stored:
                     await self._send(key, pending)
+            if self._shelf is not None and any(pending.stored for pending in self._pending.values()):
+                await self._look_on_shelf()
 
     def _retry_soon(self, pending: _Pending) -> None:
         pending.next_s = time.monotonic() + pending.retry_s

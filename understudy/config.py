@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from broker.cluster import MOST_SERVERS
 from broker.errors import SubjectError
 from broker.subjects import check_name
 from understudy.delivery import DeliveryConfig
@@ -62,6 +63,7 @@ class UpConfig(_Strict):
     broker: str | None = None
     control_broker: str | None = None
     system_broker: str | None = None
+    servers: int = Field(default=1, ge=1, le=MOST_SERVERS)
     port: int = Field(default=0, ge=0, le=65535)
     max_payload: Size = 8 << 20
     window: int = Field(default=0, ge=0, le=65536)
@@ -97,6 +99,12 @@ class UpConfig(_Strict):
             raise ValueError("nodes is empty: at least one is needed")
         if len(set(names)) < len(names):
             raise ValueError(f"a node name is there twice: {', '.join(names)}")
+        if self.broker is not None and self.servers > 1:
+            raise ValueError("servers is for the embedded broker, and broker names another one: one of them")
+        if "controller" in names:
+            raise ValueError("a node cannot be named controller: that is the controller's own name")
+        if self.port and self.port + self.servers - 1 > 65535:
+            raise ValueError(f"port is {self.port}: {self.servers} servers need as many ports from there")
         if self.stages is not None and self.stages > len(names):
             raise ValueError(
                 f"stages is {self.stages}, but there are {len(names)} nodes: every stage needs a node of its own; "

@@ -95,7 +95,14 @@ async def run_controller(settings: ControllerSettings, bundle: Bundle, graph: Mo
     name = f"understudy-{settings.pipeline}-controller"
     async with both_brokers(settings.broker, settings.control_broker, name=name) as (data, control):
         await _prepare_delivery(data, settings)
-        term = await Term.open(control, settings.pipeline, needed=settings.standby)
+
+        async def is_served() -> bool:
+            try:
+                return settings.pipeline in await statuses(data, until=settings.pipeline, listen_s=LISTEN_S)
+            except BrokerError:
+                return True  # not connected: there is nothing that we could serve
+
+        term = await Term.open(control, settings.pipeline, needed=settings.standby, is_served=is_served)
         if not settings.standby and not await term.try_begin():
             await _check_free(data, settings.pipeline)
         # Before it is needed: a controller that takes over has no time to read a model.

@@ -8,6 +8,7 @@ like what it is taken for (its parent is the supervisor, or its command line is 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ SIGNALS: Mapping[Action, signal.Signals] = {
 }
 
 HEAD, CONTROLLER, BROKER = "head", "controller", "broker"
+_BROKER = re.compile(rf"{BROKER}\d{{0,3}}")
 
 
 class FaultError(UnderstudyError):
@@ -49,17 +51,38 @@ class Target:
         return self.role if self.role == self.name else f"{self.role} '{self.name}'"
 
 
-def find_role(run: LocalRun | None, pipeline: str, role: Role) -> Target:
-    """The controller or the embedded broker that `understudy up` runs here.
+def is_role(name: str) -> bool:
+    """Whether it names the controller or a broker, and no node: `controller`, `broker`, `broker2`."""
+    return name == CONTROLLER or _BROKER.fullmatch(name) is not None
+
+
+def find_role(run: LocalRun | None, pipeline: str, name: str) -> Target:
+    """The controller, the embedded broker, or one of several brokers, that `understudy up` runs here.
 
     Raises:
-        FaultError: it runs none.
+        FaultError: it runs none, or several brokers and no number was given.
     """
-    pid = None if run is None else run.controller_pid if role == CONTROLLER else run.broker_pid
-    if run is None or pid is None:
-        why = "no `understudy up` runs it here" if run is None else "`understudy up` has not started one here"
-        raise FaultError(f"the {role} of pipeline '{pipeline}' is not on this machine: {why}")
-    return Target(pipeline=run.pipeline, role=role, name=role, pid=pid, supervisor_pid=run.pid)
+    role: Role = "controller" if name == CONTROLLER else "broker"
+    if run is None:
+        raise FaultError(f"the {role} of pipeline '{pipeline}' is not on this machine: no `understudy up` runs it here")
+    pid = run.controller_pid if role == CONTROLLER else _broker_pid(run, name)
+    if pid is None:
+        raise FaultError(
+            f"the {role} of pipeline '{run.pipeline}' is not on this machine: `understudy up` has not started one here"
+        )
+    return Target(pipeline=run.pipeline, role=role, name=name, pid=pid, supervisor_pid=run.pid)
+
+
+def _broker_pid(run: LocalRun, name: str) -> int | None:
+    pids = run.broker_pids
+    if not pids or (name == BROKER and len(pids) == 1):
+        return pids[0] if pids else None
+    number = name.removeprefix(BROKER)
+    if not number or not 1 <= int(number) <= len(pids):
+        raise FaultError(
+            f"pipeline '{run.pipeline}' has {len(pids)} brokers: name one of {BROKER}1 to {BROKER}{len(pids)}"
+        )
+    return pids[int(number) - 1]
 
 
 def find_node(document: Mapping[str, Any], name: str, run: LocalRun | None, *, host: str | None = None) -> Target:

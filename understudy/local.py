@@ -16,12 +16,15 @@ from typing import Any, Self
 
 import structlog
 
+from broker import roles
+from broker.cluster import NatsCluster
 from broker.connect import connect
-from broker.errors import UnderstudyError
+from broker.errors import ServerStartError, UnderstudyError
 from broker.folder import TemporaryFolder
 from broker.port import Broker
 from broker.process import spawn, terminate
-from broker.server import NatsServer
+from broker.roles import User
+from broker.server import NatsServer, ServerConfig
 from understudy.config import UpConfig
 from understudy.discovery import statuses
 from understudy.objectives import RecoveryConfig
@@ -34,6 +37,9 @@ POLL_S = 0.05
 GRACE_S = 5.0
 CONTROLLER_TRIES_S = 10.0
 """A controller that ends twice within so long is not started again."""
+
+RESTART_S = 1.0
+"""Between two attempts to start one of several brokers again."""
 
 LOG_LINES = 15
 _FOLDER_PREFIX = "understudy-run-"
@@ -67,10 +73,11 @@ class LocalCluster:
         self._settings = settings
         self._stack = AsyncExitStack()
         self._control_url: str | None = config.control_broker
-        self._system_url: str | None = config.system_broker
+        self._operator_url: str | None = None
         self._folder = Path()
         self._watched: Broker | None = None
-        self._server: NatsServer | None = None
+        self._brokers: NatsCluster | None = None
+        self._users: dict[str, User] = {}
         self.pipeline = pipeline
         self.broker_url = config.broker or ""
         self.children: dict[str, Child] = {}
@@ -87,6 +94,11 @@ class LocalCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    @property
+    def servers(self) -> tuple[NatsServer, ...]:
+        """The embedded brokers; none where the broker is somebody else's."""
+        return () if self._brokers is None else self._brokers.servers
 
     async def status(self) -> dict[str, Any] | None:
         """The controller's status document; None while it does not answer."""
@@ -114,8 +126,8 @@ class LocalCluster:
             for child in self.children.values():
                 watch = self._watch_controller() if child.name == "controller" else self._watch_node(child)
                 group.create_task(watch, name=f"watch-{child.name}")
-            if self._server is not None:
-                group.create_task(self._watch_server(self._server), name="watch-broker")
+            for server in self.servers:
+                group.create_task(self._watch_server(server), name=f"watch-broker-{server.port}")
             group.create_task(asyncio.Event().wait(), name="watch-for-ever")
 
     async def _watch_node(self, child: Child) -> None:
@@ -140,9 +152,22 @@ class LocalCluster:
     async def _watch_server(self, server: NatsServer) -> None:
         while True:
             code = await server.wait()
-            log.error("broker-ended", code=code)
-            await server.restart()
+            log.error("broker-ended", code=code, broker=server.url)
+            await self._restart(server)
             self._note()
+
+    async def _restart(self, server: NatsServer) -> None:
+        """Raises ServerStartError where it is the only one: without it nothing goes on."""
+        while True:
+            try:
+                await server.restart()
+            except ServerStartError as error:
+                if len(self.servers) == 1:
+                    raise
+                log.error("broker-not-restarted", broker=server.url, reason=str(error))
+                await asyncio.sleep(RESTART_S)
+            else:
+                return
 
     async def _start(self) -> None:
         registry = Registry(self._settings.run_dir)
@@ -153,16 +178,50 @@ class LocalCluster:
         self._stack.callback(folder.remove)
         self._folder = folder.path
         if not self.broker_url:
-            server = await NatsServer.start(port=self._config.port, max_payload_bytes=self._config.max_payload)
-            self._server = server
-            self._stack.push_async_callback(server.stop)
-            self.broker_url, self._control_url = server.url, server.control_url
-            self._system_url = server.system_url
+            await self._start_brokers()
         self._watched = await connect(self.broker_url, name="understudy-up")
         self._stack.push_async_callback(self._watched.close)
         self._note()
         await self._start_roles()
         await self._wait_ready()
+
+    async def _start_brokers(self) -> None:
+        """With a user for each process, who may do what its role needs and nothing else."""
+        self._users = {node.name: roles.node(self.pipeline, node.name) for node in self._config.nodes}
+        self._users["controller"] = roles.controller(self.pipeline)
+        config = ServerConfig(
+            port=self._config.port,
+            max_payload_bytes=self._config.max_payload,
+            client=roles.client(self.pipeline),
+            users=tuple(self._users.values()),
+        )
+        self._brokers = await NatsCluster.start(self._config.servers, config)
+        self._stack.push_async_callback(self._brokers.stop)
+        self.broker_url = self._brokers.url()
+        self._operator_url, self._control_url = self._brokers.operator_url(), self._brokers.control_url()
+
+    def environment_of(self, name: str) -> dict[str, str]:
+        """What the process of that name is started with: our environment, and the broker's URLs of its role. They may
+        hold a password, and a command line is visible to everybody."""
+        config, brokers = self._config, self._brokers
+        system: str | None
+        if brokers is None:
+            data, control, system = self.broker_url, config.control_broker, config.system_broker
+        else:
+            # A node begins with the server of its number, as if each had one on its own machine.
+            numbers = {node.name: number for number, node in enumerate(config.nodes)}
+            user, first = self._users[name], numbers.get(name, 0)
+            data, control = brokers.url_of(user, "DATA", first), brokers.url_of(user, "CTRL", first)
+            system = brokers.url_of(user, "SYS", first) if "SYS" in user.rights else None
+        urls = {
+            "UNDERSTUDY_BROKER": data,
+            "UNDERSTUDY_CONTROL_BROKER": control,
+            "UNDERSTUDY_SYSTEM_BROKER": system if name == "controller" else None,
+        }
+        # None is not inherited either: it may be another role's.
+        inherited = {key: value for key, value in os.environ.items() if key not in urls}
+        given = {key: value for key, value in urls.items() if value is not None}
+        return inherited | given | {"UNDERSTUDY_LOG_FORMAT": "json"}
 
     def _lives(self, name: str) -> bool:
         child = self.children.get(name)
@@ -176,7 +235,8 @@ class LocalCluster:
             broker=self.broker_url,
             control_broker=self._control_url,
             controller_pid=None if controller is None else controller.process.pid,
-            broker_pid=None if self._server is None else self._server.pid,
+            operator_broker=self._operator_url,
+            broker_pids=tuple(server.pid for server in self.servers),
         )
 
     def _note(self) -> None:
@@ -218,12 +278,7 @@ class LocalCluster:
 
     async def _spawn(self, name: str, arguments: Sequence[str]) -> None:
         log_path = self._folder / f"{name}.log"
-        # URLs go by the environment: they may hold a password, and a command line is visible to everybody.
-        environment = {**os.environ, "UNDERSTUDY_BROKER": self.broker_url, "UNDERSTUDY_LOG_FORMAT": "json"}
-        if self._control_url is not None:
-            environment["UNDERSTUDY_CONTROL_BROKER"] = self._control_url
-        if self._system_url is not None and name == "controller":
-            environment["UNDERSTUDY_SYSTEM_BROKER"] = self._system_url
+        environment = self.environment_of(name)
         with log_path.open("ab") as out:
             process = await spawn(
                 [sys.executable, "-m", "understudy", *arguments], env=environment, stdout=out, stderr=out
@@ -274,8 +329,9 @@ class LocalCluster:
         for child in self.children.values():
             if child.process.returncode is None:
                 child.process.send_signal(signal.SIGCONT)
-        if self._server is not None and self._server.running:
-            os.kill(self._server.pid, signal.SIGCONT)
+        for server in self.servers:
+            if server.running:
+                os.kill(server.pid, signal.SIGCONT)
 
 
 def _tail(path: Path) -> str:

@@ -23,17 +23,18 @@ class AlreadyRunningError(UnderstudyError):
 class LocalRun:
     """A pipeline that `up` started. `pid` is the supervisor's; `broker` is a URL that a client can connect to.
 
-    `control_broker`: the URL of the control account, with its credentials: never to be printed. None: the broker's.
-    `controller_pid`, `broker_pid`: of the processes that the supervisor runs besides its nodes; None: not yet, or the
-    broker is not the embedded one.
+    `control_broker`, `operator_broker`: the operator's URLs of the control and of the data account, with their
+    credentials: never to be printed. None: the broker's. `controller_pid`, `broker_pids`: of the processes that the
+    supervisor runs besides its nodes; None: not yet; empty: the broker is not the embedded one.
     """
 
     pipeline: str
     pid: int
     broker: str
     control_broker: str | None = field(default=None, repr=False)
+    operator_broker: str | None = field(default=None, repr=False)
     controller_pid: int | None = None
-    broker_pid: int | None = None
+    broker_pids: tuple[int, ...] = ()
 
 
 class Registry:
@@ -114,12 +115,17 @@ class Registry:
 
 def _read(path: Path) -> LocalRun:
     """Raises ValueError or TypeError where the file is not a note of ours."""
-    run = LocalRun(**json.loads(path.read_text()))
-    if not _is_pid(run.pid) or not all(pid is None or _is_pid(pid) for pid in (run.controller_pid, run.broker_pid)):
+    document = json.loads(path.read_text())
+    if not isinstance(document, dict):
+        raise TypeError("not a note of ours")
+    run = LocalRun(**(document | {"broker_pids": tuple(document.get("broker_pids", ()))}))
+    if not all(map(_is_pid, (run.pid, *run.broker_pids))) or not (
+        run.controller_pid is None or _is_pid(run.controller_pid)
+    ):
         raise ValueError("not a process id")
     if not isinstance(run.pipeline, str) or not isinstance(run.broker, str):
         raise TypeError("not a note of ours")
-    if not isinstance(run.control_broker, str | None):
+    if not isinstance(run.control_broker, str | None) or not isinstance(run.operator_broker, str | None):
         raise TypeError("not a note of ours")
     return run
 

@@ -22,13 +22,12 @@ from broker.errors import BrokerError, UnderstudyError
 from broker.folder import remove_stale
 from broker.kv import Bucket, NoBucketError
 from broker.port import Broker, Message, Subscription
+from broker.roles import VERSIONS
 from stages.blobs import BlobExchange, BlobStore
 from stages.source import SubmodelSource
 from understudy.version import FOLDER_PREFIX, Version
 
 log = structlog.get_logger("understudy.version")
-
-BUCKET = "understudy_versions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +77,7 @@ class Versions:
         """
         self._pipeline = pipeline
         self._control = control
-        self._bucket: Bucket | None = Bucket(control, BUCKET, storage="file")
+        self._bucket: Bucket | None = Bucket(control, VERSIONS, storage="file")
         self._base = _digest(manifest)
         self._source = source
         self._exchange = exchange

@@ -87,8 +87,7 @@ class Checker:
         )
         self._stack.push_async_callback(self._close)
         try:
-            await self._connection.subscribe(f"understudy.{self._pipeline}.out", cb=self._on_out)
-            await self._connection.subscribe(f"{self._inbox}.*.*", cb=self._on_reply)
+            await self._listen()
             await self._connection.flush()
             await self._learn()
         except BaseException:
@@ -201,8 +200,15 @@ class Checker:
 
     # ---- listening ---------------------------------------------------------------------------------------------
 
+    async def _listen(self) -> None:
+        await self._connection.subscribe(f"understudy.{self._pipeline}.out", cb=self._on_out)
+        await self._connection.subscribe(f"{self._inbox}.*.*", cb=self._on_reply)
+
     async def _on_out(self, message: Msg) -> None:
-        document = _read(message.data)
+        self._hear_result(message.data)
+
+    def _hear_result(self, data: bytes) -> None:
+        document = read_json(data)
         own = "" if document is None else str(document.get("id", ""))
         token, _, number = own.rpartition("-")
         if document is None or token != self._token or not number.isdigit():
@@ -212,7 +218,7 @@ class Checker:
 
     async def _on_reply(self, message: Msg) -> None:
         _, token, number = message.subject.rsplit(".", 2)
-        document = _read(message.data)
+        document = read_json(message.data)
         if token == self._token and document is not None:
             self._heard(int(number), document, on_out=False)
 
@@ -227,7 +233,7 @@ class Checker:
             self._away_since_s = None
 
 
-def _read(data: bytes) -> dict[str, Any] | None:
+def read_json(data: bytes) -> dict[str, Any] | None:
     try:
         document = json.loads(data)
     except ValueError:

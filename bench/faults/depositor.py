@@ -73,4 +73,3 @@ class Depositor(Checker):
     def _note_outage(self) -> None:
         """Who reads what is stored misses nothing while it is away."""
         self._away_since_s = None
-

@@ -74,7 +74,7 @@ async def measure_updates(case: Case, *, times: int, rate_per_s: float, nodes: i
 
 async def update(cluster: FaultyCluster, bundle: Bundle) -> int:
     """What `understudy update` does. The epoch from which answers are the new version's."""
-    async with both_brokers(cluster.broker_url, cluster.control_url, name="bench-update") as (data, control):
+    async with both_brokers(*cluster.operator_urls, name="bench-update") as (data, control):
         return await request_update(data, control, cluster.pipeline, bundle, timeout_s=UPDATE_S)
 
 

@@ -64,8 +64,9 @@ class FaultyCluster(LocalCluster):
         self._arguments: dict[str, tuple[str, ...]] = {}
 
     @property
-    def control_url(self) -> str | None:
-        return self._control_url
+    def operator_urls(self) -> tuple[str, str | None]:
+        """Of the data and of the control account."""
+        return self._operator_url or self.broker_url, self._control_url
 
     def keep_logs(self, document: Mapping[str, Any] | None) -> Path:
         """Copy the logs of all processes, and the status document, to where they outlive this cluster."""

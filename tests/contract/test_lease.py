@@ -23,7 +23,7 @@ RESTART_S = 8.0
 @pytest.fixture(params=["data", "control"])
 async def url(server: NatsServer, request: pytest.FixtureRequest) -> str:
     """Either account keeps leases: where control has none of its own, both roles share one."""
-    return server.url if request.param == "data" else server.control_url
+    return server.operator_url if request.param == "data" else server.control_url
 
 
 @pytest.fixture
@@ -148,14 +148,14 @@ async def test_a_term_that_ends_is_followed_by_that_of_who_stands_by(one: Broker
 
 
 async def test_a_server_that_was_restarted_lets_the_same_controller_go_on(server: NatsServer) -> None:
-    broker = await connect(server.url, name="one")
+    broker = await connect(server.operator_url, name="one")
     served: list[str] = []
     term = await Term.open(broker, "digits", needed=True)
     task = asyncio.create_task(serve(term, served, "one"))
     try:
         await eventually(lambda: served == ["one"])
         await server.restart()
-        other = await connect(server.url, name="other")
+        other = await connect(server.operator_url, name="other")
 
         async def is_kept() -> bool:
             subject = f"$JS.API.DIRECT.GET.KV_{BUCKET}.$KV.{BUCKET}.digits"
@@ -179,7 +179,7 @@ async def test_who_stands_by_takes_over_also_where_the_server_was_restarted_and_
     server: NatsServer,
 ) -> None:
     """A machine that runs the broker and a controller is rebooted: the bucket was in memory, and is gone."""
-    one, other = await connect(server.url, name="one"), await connect(server.url, name="other")
+    one, other = await connect(server.operator_url, name="one"), await connect(server.operator_url, name="other")
     served: list[str] = []
     first = asyncio.create_task(serve(await Term.open(one, "digits", needed=True), served, "first"))
     await eventually(lambda: served == ["first"])

@@ -19,7 +19,7 @@ class TestNats(BrokerContract):
         async with await NatsServer.start() as server:
 
             async def connect() -> Broker:
-                opened.append(await connect_to(server.url))
+                opened.append(await connect_to(server.operator_url))
                 return opened[-1]
 
             yield connect

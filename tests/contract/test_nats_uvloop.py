@@ -7,6 +7,7 @@ import asyncio
 import uvloop
 
 from tests.contract.test_nats import TestNats as OnAsyncio
+from tests.contract.test_nats_tls import TestNatsOverTls as OverTls
 
 
 class TestNatsOnUvloop(OnAsyncio):
@@ -14,3 +15,7 @@ class TestNatsOnUvloop(OnAsyncio):
 
     async def test_this_is_uvloop(self) -> None:
         assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
+
+
+class TestNatsOverTlsOnUvloop(OverTls):
+    """Its TLS is uvloop's own."""

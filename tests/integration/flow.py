@@ -24,14 +24,14 @@ FINISH_S = 15.0
 async def open_cluster(shell: Shell, *, url: str | None = None) -> AsyncIterator[Cluster]:
     """A nats-server (or the broker at `url`); roles are added by the test, and end with it."""
     async with await NatsServer.start() as server:
-        observer = await connect(url or server.url, name="observer")
+        observer = await connect(url or server.operator_url, name="observer")
 
         async def look() -> dict[str, Any]:
             return (await statuses(observer, until="digits")).get("digits", {})
 
         try:
             with ExitStack() as stack:
-                yield Cluster(shell, url or server.url, look, stack)
+                yield Cluster(shell, url or server.operator_url, look, stack)
         finally:
             await observer.close()
 

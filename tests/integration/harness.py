@@ -87,9 +87,9 @@ class Shell:
             )
         return Running(process=process, log=log)
 
-    def up(self, *arguments: str, timeout_s: float = START_S) -> Up:
+    def up(self, *arguments: str, timeout_s: float = START_S, **variables: str) -> Up:
         """`understudy up --json`, and wait for its line."""
-        running = self.start("up", *arguments, "--json")
+        running = self.start("up", *arguments, "--json", **variables)
         try:
             return Up(process=running.process, log=running.log, document=json.loads(running.line(timeout_s)))
         except BaseException:

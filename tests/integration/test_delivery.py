@@ -161,9 +161,9 @@ async def test_stored_frames_outlive_the_broker(shell: Shell, digits: Digits, tm
     """And a pipeline that is not there yet: what was promised before is answered when it comes."""
     from broker.server import NatsServer
 
-    async with await NatsServer.start() as server, depositor(server.url, digits) as own:
+    async with await NatsServer.start() as server, depositor(server.operator_url, digits) as own:
         async with own.publishing():
-            with shell.up("--nodes", "2", "--delivery", "durable", "--broker", server.url):
+            with shell.up("--nodes", "2", "--delivery", "durable", "--broker", server.operator_url):
                 await own.more(50)
                 await server.kill()
                 await server.restart()
@@ -171,7 +171,7 @@ async def test_stored_frames_outlive_the_broker(shell: Shell, digits: Digits, tm
             await own.more(50)  # nobody is there to answer
         await server.kill()
         await server.restart()
-        with shell.up("--nodes", "2", "--delivery", "durable", "--broker", server.url):
+        with shell.up("--nodes", "2", "--delivery", "durable", "--broker", server.operator_url):
             results = await own.check()
         assert len(results) >= 150
 
@@ -183,8 +183,8 @@ async def test_the_client_library_gets_each_result_once_though_the_broker_is_kil
 
     for mode in ("at-least-once", "durable"):
         async with await NatsServer.start() as server:
-            with shell.up("--nodes", "2", "--delivery", mode, "--broker", server.url):
-                async with understudy.connect(server.url, "digits", window=16) as client:
+            with shell.up("--nodes", "2", "--delivery", mode, "--broker", server.operator_url):
+                async with understudy.connect(server.operator_url, "digits", window=16) as client:
                     seen: list[understudy.Result] = []
                     async for result in client.stream(digits.frames):
                         seen.append(result)

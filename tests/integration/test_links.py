@@ -29,15 +29,18 @@ async def test_a_slow_link_shows_in_the_status_while_frames_flow(shell: Shell) -
             def start(*arguments: str) -> None:
                 stack.enter_context(shell.start(*arguments, UNDERSTUDY_CONTROL_BROKER=server.control_url))
 
-            start("controller", "--model", str(MODEL), "--pipeline", "s", "--broker", server.url, "--stages", "2",
-                  "--expect", "2", "--cache", str(shell.folder / "c"),
+            start("controller", "--model", str(MODEL), "--pipeline", "s", "--broker", server.operator_url,
+                  "--stages", "2", "--expect", "2", "--cache", str(shell.folder / "c"),
                   # b would hear the input as well, over the same link.
                   "--recovery", '{"standby_head": false}')  # fmt: skip
-            for name, url in (("a", server.url), ("b", f"nats://127.0.0.1:{port}")):
+            for name, url in (
+                ("a", server.operator_url),
+                ("b", server.operator_url.replace(f":{server.port}", f":{port}")),
+            ):
                 start("node", "--name", name, "--broker", url, "--cache", str(shell.folder / name))
-            broker = await connect(server.url)
+            broker = await connect(server.operator_url)
             try:
-                document = await links_after_a_stream(broker, server.url)
+                document = await links_after_a_stream(broker, server.operator_url)
             finally:
                 await broker.close()
     links = {node["name"]: node["links"] for node in document["nodes"]}

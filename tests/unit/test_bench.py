@@ -12,6 +12,7 @@ import pytest
 
 import bench
 from bench import harness
+from bench.failover import percentile
 from bench.pipeline import client_window
 from bench.subjects import MissingSubjectError, data_file, load
 from bench.throughput import parse
@@ -143,6 +144,15 @@ def test_wrong_stages_are_refused_with_the_option_s_name(text: str, capsys: pyte
     with pytest.raises(SystemExit):
         parse(["--stages", text])
     assert "--stages" in capsys.readouterr().err
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    values = [float(value) for value in range(1, 21)]
+    assert percentile(values, 0.5) == 10.0
+    assert percentile(values, 0.95) == 19.0
+    assert percentile([7.0], 0.95) == 7.0
+    with pytest.raises(ValueError, match="nothing was measured"):
+        percentile([], 0.95)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -194,3 +194,18 @@ def test_a_key_that_is_no_text_is_refused(tmp_path: Path) -> None:
     file.write_text("1: 2")
     with pytest.raises(ConfigError):
         make_config(load_config(file), "up.yaml")
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        ({"servers": 0}, "servers"),
+        ({"servers": 10}, "servers"),
+        ({"servers": 2, "broker": "nats://h"}, "servers is for the embedded broker"),
+        ({"servers": 3, "port": 65534}, "3 servers need as many ports"),
+        ({"nodes": [{"name": "controller"}]}, "a node cannot be named controller"),
+    ],
+)
+def test_servers_that_are_not_possible_are_refused(raw: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        make_config(raw, "up.yaml")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from understudy.fault import FaultError, Target, check_target, find_node, find_role, inflict
+from understudy.fault import FaultError, Target, check_target, find_node, find_role, inflict, is_role
 from understudy.registry import LocalRun, Registry
 
 SUPERVISOR = 4242
@@ -27,7 +27,7 @@ def status(**changes: Any) -> dict[str, Any]:
     return {"pipeline": "digits", "nodes": nodes}
 
 
-RUN = LocalRun(pipeline="digits", pid=SUPERVISOR, broker="nats://127.0.0.1:4222", controller_pid=21, broker_pid=22)
+RUN = LocalRun(pipeline="digits", pid=SUPERVISOR, broker="nats://127.0.0.1:4222", controller_pid=21, broker_pids=(22,))
 
 
 def test_a_node_is_found_by_its_name_with_its_process() -> None:
@@ -160,6 +160,38 @@ def test_a_note_with_a_process_id_that_is_none_is_not_read(tmp_path: Path, pid: 
 
 
 def test_a_note_keeps_the_process_ids_of_the_controller_and_the_broker(tmp_path: Path) -> None:
-    run = LocalRun(pipeline="digits", pid=os.getpid(), broker="nats://h:1", controller_pid=21, broker_pid=22)
+    run = LocalRun(pipeline="digits", pid=os.getpid(), broker="nats://h:1", controller_pid=21, broker_pids=(22,))
     Registry(tmp_path).add(run)
     assert Registry(tmp_path).find("digits") == run
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("controller", True),
+        ("broker", True),
+        ("broker2", True),
+        ("broker12", True),
+        ("brokers", False),
+        ("broker-a", False),
+        ("head", False),
+        ("node1", False),
+    ],
+)
+def test_the_controller_and_the_brokers_are_known_by_their_names(name: str, is_one: bool) -> None:
+    assert is_role(name) is is_one
+
+
+def test_of_several_brokers_each_has_its_number() -> None:
+    run = LocalRun(pipeline="digits", pid=SUPERVISOR, broker="nats://h:1", controller_pid=21, broker_pids=(22, 23, 24))
+    assert [find_role(run, "digits", f"broker{number}").pid for number in (1, 2, 3)] == [22, 23, 24]
+    for name in ("broker", "broker0", "broker4"):
+        with pytest.raises(FaultError, match="has 3 brokers: name one of broker1 to broker3"):
+            find_role(run, "digits", name)
+
+
+def test_a_single_broker_needs_no_number_and_one_that_is_somebody_elses_is_not_here() -> None:
+    assert find_role(RUN, "digits", "broker").pid == find_role(RUN, "digits", "broker1").pid == 22
+    without = LocalRun(pipeline="digits", pid=SUPERVISOR, broker="nats://h:1", controller_pid=21)
+    with pytest.raises(FaultError, match="has not started one here"):
+        find_role(without, "digits", "broker")

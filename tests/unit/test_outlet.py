@@ -36,7 +36,7 @@ async def open_broker(server: NatsServer) -> AsyncIterator[Callable[[], asyncio.
     opened: list[Broker] = []
 
     async def open_one() -> Broker:
-        opened.append(await connect(server.url))
+        opened.append(await connect(server.operator_url))
         return opened[-1]
 
     yield lambda: asyncio.ensure_future(open_one())
@@ -170,3 +170,21 @@ async def test_a_result_is_stored_once_and_survives_the_server(
         again = await stored_frame(user, frames, b"frame")
         await outlet.put_again(Answer(id="one", result=b"result", acks=(again.reply,)))
         await eventually(done, within_s=10)
+
+
+@pytest.mark.parametrize("reply", ["understudy.digits.out", "understudy.digits.cut.0.node1", "understudy.other.in"])
+async def test_nobody_can_have_the_head_publish_what_they_may_not_by_naming_it_as_the_place_for_the_answer(
+    reply: str,
+) -> None:
+    broker = await connect("memory://outlet")
+    heard = Inbox()
+    await broker.subscribe(">", heard)
+    outlet = Outlet(broker, "digits")
+    await outlet.put([Answer(id="one", result=b"one", replies=(reply, "_INBOX.me.1"))])
+    await outlet.answer(reply, b"again")
+    await outlet.put([Answer(id="end", result=b"end")])
+    arrived = [(message.subject, bytes(message.data)) for message in await heard.take(3)]
+    out = subjects.results_out("digits")
+    assert arrived == [(out, b"one"), ("_INBOX.me.1", b"one"), (out, b"end")]
+    assert heard.waiting == 0
+    await broker.close()

@@ -162,7 +162,7 @@ async def server() -> AsyncIterator[NatsServer]:
 
 async def start_child(server: NatsServer, name: str) -> asyncio.subprocess.Process:
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CHILD, server.url, server.control_url, name, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", CHILD, server.operator_url, server.control_url, name, stdout=asyncio.subprocess.PIPE
     )
     assert child.stdout is not None
     async with asyncio.timeout(10):
@@ -201,11 +201,11 @@ async def test_a_process_that_was_there_before_the_watch_is_told_too(server: Nat
 async def test_a_process_that_loses_one_of_two_connections_is_not_gone(server: NatsServer) -> None:
     gone = Gone()
     watch = await watch_presence(server.system_url, gone)
-    data, control = await connect(server.url, name=DATA), await connect(server.control_url, name=CONTROL)
+    data, control = await connect(server.operator_url, name=DATA), await connect(server.control_url, name=CONTROL)
     await data.close()
-    again = await connect(server.url, name=DATA)
+    again = await connect(server.operator_url, name=DATA)
     await control.close()
-    marker = await connect(server.url, name=connection_name("marker", INCARNATION))
+    marker = await connect(server.operator_url, name=connection_name("marker", INCARNATION))
     await marker.close()
     await eventually(lambda: bool(gone.told))
     assert gone.told == [NodeProcess("marker", INCARNATION)]
@@ -248,9 +248,9 @@ asyncio.run(main())
 
 async def test_what_a_stopped_process_has_on_the_way_reaches_nobody_once_it_is_cut_off(server: NatsServer) -> None:
     watch = await watch_presence(server.system_url, Gone())
-    listener, inbox = await connect(server.url), Inbox()
+    listener, inbox = await connect(server.operator_url), Inbox()
     await listener.subscribe("talk", inbox)
-    child = await asyncio.create_subprocess_exec(sys.executable, "-c", TALKER, server.url, DATA)
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", TALKER, server.operator_url, DATA)
     try:
         heard = int((await inbox.next()).data)
         child.send_signal(signal.SIGSTOP)
@@ -311,7 +311,7 @@ async def test_malformed_events_and_lists_harm_nobody(server: NatsServer, payloa
         await stranger.publish(subject, payload)
     await stranger.flush()
     await stranger.close()
-    node = await connect(server.url, name=DATA)
+    node = await connect(server.operator_url, name=DATA)
     await node.close()
     await eventually(lambda: gone.told == [ONE])
     await watch.close()
@@ -336,7 +336,7 @@ async def test_where_there_is_no_system_account_one_line_says_so(url: str | None
 
 
 async def test_an_account_that_is_not_the_system_account_is_recognised(server: NatsServer, capsys: Any) -> None:
-    for url in (server.url, server.control_url, server.system_url.replace("system:", "system:wrong")):
+    for url in (server.operator_url, server.control_url, server.system_url.replace("system:", "system:wrong")):
         watch = await watch_presence(url, Gone())
         assert isinstance(watch, NoPresence)
         [line] = lines_of(capsys)

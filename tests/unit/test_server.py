@@ -53,7 +53,7 @@ async def publish_megabytes(broker: Broker, count: int) -> None:
 async def test_two_servers_have_two_ports_and_do_not_hear_each_other() -> None:
     async with await NatsServer.start() as first, await NatsServer.start() as second:
         assert first.port != second.port
-        here, there = await connect(first.url), await connect(second.url)
+        here, there = await connect(first.operator_url), await connect(second.operator_url)
         inbox = Inbox()
         await there.subscribe(">", inbox)
         await here.publish("a", b"")
@@ -66,7 +66,9 @@ async def test_two_servers_have_two_ports_and_do_not_hear_each_other() -> None:
 
 async def test_control_and_data_are_apart_and_system_sees_connections_end() -> None:
     async with await NatsServer.start() as server:
-        data, control, system = [await connect(url) for url in (server.url, server.control_url, server.system_url)]
+        data, control, system = [
+            await connect(url) for url in (server.operator_url, server.control_url, server.system_url)
+        ]
         heard, events = Inbox(), Inbox()
         await control.subscribe("x.>", heard)
         await system.subscribe("$SYS.ACCOUNT.DATA.DISCONNECT", events)
@@ -82,7 +84,7 @@ async def test_control_and_data_are_apart_and_system_sees_connections_end() -> N
 async def test_wrong_credentials_are_said_to_be_wrong_and_not_shown() -> None:
     async with await NatsServer.start() as server:
         with pytest.raises(BrokerUnreachableError, match="authorization failed") as caught:
-            await connect(server.control_url.replace("control:", "control:not-"))
+            await connect(server.control_url.replace("://operator-ctrl:", "://operator-ctrl:not-"))
         assert "not-" not in str(caught.value)
 
 
@@ -93,13 +95,13 @@ async def test_nobody_there_is_said_without_credentials() -> None:
         BrokerUnreachableError, match=r"no broker answers at nats://.*connection refused.*--broker"
     ) as e:
         await connect(url, connect_timeout_s=0.1)
-    assert "control" not in str(e.value)
+    assert "operator" not in str(e.value)
 
 
 async def test_connect_waits_for_a_server_that_comes_up_within_the_timeout() -> None:
     async with await NatsServer.start() as server:
         await server.kill()
-        connecting = asyncio.create_task(connect(server.url, connect_timeout_s=10))
+        connecting = asyncio.create_task(connect(server.operator_url, connect_timeout_s=10))
         await server.restart()
         broker = await connecting
         assert broker.connected
@@ -148,7 +150,7 @@ async def test_the_folder_is_private_and_goes_with_the_server() -> None:
 
 async def test_clients_come_back_by_themselves_when_the_server_does() -> None:
     async with await NatsServer.start() as server:
-        broker = await connect(server.url)
+        broker = await connect(server.operator_url)
         inbox = Inbox()
         seen: list[bool] = []
         broker.on_connection(seen.append)
@@ -168,7 +170,7 @@ async def test_clients_come_back_by_themselves_when_the_server_does() -> None:
 
 async def test_while_not_connected_the_outbound_buffer_is_bounded_and_close_does_not_wait() -> None:
     async with await NatsServer.start() as server:
-        broker = await connect(server.url)
+        broker = await connect(server.operator_url)
         await server.kill()
         await eventually(lambda: not broker.connected)
         with pytest.raises(BrokerError, match="buffer is full"):
@@ -185,7 +187,7 @@ async def test_while_not_connected_the_outbound_buffer_is_bounded_and_close_does
 async def test_a_server_that_hangs_holds_up_a_publisher_and_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.nats.PING_INTERVAL_S", 0.05)
     async with await NatsServer.start() as server:
-        broker = await connect(server.url)
+        broker = await connect(server.operator_url)
         lost = asyncio.Event()
         broker.on_connection(lambda up: None if up else lost.set())
         os.kill(server.pid, signal.SIGSTOP)
@@ -246,7 +248,7 @@ async def test_a_child_is_in_a_session_of_its_own() -> None:
 
 async def test_flush_begun_while_the_server_dies_ends_when_it_is_back() -> None:
     async with await NatsServer.start() as server:
-        broker = await connect(server.url)
+        broker = await connect(server.operator_url)
         for _ in range(5):
             flushes = [asyncio.create_task(broker.flush()) for _ in range(3)]
             await server.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from broker.connect import connect
 from broker.errors import BrokerError
-from broker.url import Credentials, parse_broker_url, redact
+from broker.url import Credentials, UrlOptions, parse_broker_url, redact
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,20 @@ def test_credentials_are_decoded_and_are_those_of_the_whole_list() -> None:
     assert parse_broker_url("nats://a").credentials is None
 
 
+def test_options_name_files_and_are_those_of_the_whole_list() -> None:
+    url = parse_broker_url("tls://a:1,b:2?ca=/etc/a%2Cb.pem&cert=own+1.pem&key=own.key")
+    assert url.servers == ("tls://a:1", "tls://b:2")
+    assert url.options == UrlOptions(ca=Path("/etc/a,b.pem"), cert=Path("own+1.pem"), key=Path("own.key"))
+    assert parse_broker_url("nats://a?creds=me.creds,b").options == UrlOptions(creds=Path("me.creds"))
+    assert parse_broker_url("nats://a").options == UrlOptions()
+
+
+def test_options_are_not_printed() -> None:
+    assert str(parse_broker_url("nats://host:1?nkey=/home/me/seed")) == "nats://host:1"
+    assert redact("tls://host:1?key=/home/me/key") == "tls://host:1"
+    assert redact("tls://u:p?q@host:1?key=/home/me/key") == "tls://host:1"
+
+
 def test_credentials_are_not_printed() -> None:
     url = parse_broker_url("nats://me:secret@host:1")
     assert "secret" not in f"{url} {url!r}"
@@ -57,8 +72,15 @@ def test_memory_takes_a_name() -> None:
         ("nats://ho st", "no host"),
         ("nats://host:port", "port"),
         ("nats://host:99999", "port"),
-        ("nats://host/path", "nothing may follow"),
-        ("nats://host?x=1", "nothing may follow"),
+        ("nats://host/path", "nothing but ?option=value may follow"),
+        ("nats://host?x=1", "no 'x': there are creds, nkey"),
+        ("tls://host?x=1", "no 'x': there are ca, cert, creds, key, nkey"),
+        ("nats://host?ca=ca.pem", "TLS is for tls:// alone"),
+        ("tls://host?ca", "after the ? comes option=FILE"),
+        ("tls://host?ca=", "names no file with ca="),
+        ("tls://a?ca=one,b?ca=other", "names two files with ca="),
+        ("tls://host?key=key.pem", "add cert=FILE"),
+        ("nats://host?creds=a&nkey=b", "both creds and nkey"),
         ("nats://[::1", "not a broker URL"),
         ("nats://a,http://b", "nats:// and tls:// only"),
         ("nats://a,", "no host"),

@@ -61,6 +61,13 @@ def locate_control(settings: Settings, broker: str | None, control_broker: str |
     return next((own for own in noted if own), None) or given or url
 
 
+def locate_operator(settings: Settings, broker: str) -> str:
+    """The broker's URL for who may do more than a client: what `up` noted of a pipeline that it runs here at this
+    broker; or the URL itself."""
+    noted = (run.operator_broker for run in Registry(settings.run_dir).all() if run.broker == broker)
+    return next((own for own in noted if own), None) or broker
+
+
 def needed_broker(settings: Settings, broker: str | None) -> str:
     """Raises UnderstudyError where no broker is named."""
     url = broker or settings.broker

@@ -30,7 +30,10 @@ def fault(
         FaultAction, typer.Argument(help="kill: as a crash (SIGKILL). pause: as a hang (SIGSTOP). resume: SIGCONT.")
     ],
     node: Annotated[
-        str, typer.Argument(help="A node's name, or head: the node that hosts it now, or controller, or broker.")
+        str,
+        typer.Argument(
+            help="A node's name, or head: the node that hosts it now, or controller, or broker (of several: broker2)."
+        ),
     ],
     pipeline: Annotated[str | None, typer.Option(help="Its pipeline. Default: the one that runs here.")] = None,
     broker: BrokerOption = None,
@@ -44,6 +47,8 @@ def fault(
     Example: understudy fault kill node3
 
     Example: understudy fault pause head --pipeline digits
+
+    Example: understudy fault kill broker2
     """
     from understudy.logs import set_up_logs
     from understudy.settings import read_settings
@@ -59,17 +64,17 @@ async def _fault(settings: Settings, url: str, pipeline: str | None, action: Any
     import socket
     import time
 
-    from understudy.fault import BROKER, CONTROLLER, FaultError, find_node, find_role, inflict
+    from understudy.fault import FaultError, find_node, find_role, inflict, is_role
     from understudy.registry import Registry
 
     runs = [run for run in Registry(settings.run_dir).all() if run.broker == url]
-    if node in (CONTROLLER, BROKER):
+    if is_role(node):
         # Not asked of the controller: it, or its broker, may be what was paused.
         found = [run for run in runs if pipeline in (None, run.pipeline)]
         if len(found) > 1:
             raise FaultError(f"several pipelines run here: name one of {', '.join(run.pipeline for run in found)}")
         local = found[0] if found else None
-        target = find_role(local, pipeline or "", "controller" if node == CONTROLLER else "broker")
+        target = find_role(local, pipeline or "", node)
     else:
         document = await _ask(url, pipeline, runs)
         local = next((run for run in runs if run.pipeline == document["pipeline"]), None)

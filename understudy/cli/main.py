@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from broker.errors import UnderstudyError
+from understudy.cli.broker_config import broker_config
 from understudy.cli.common import fail
 from understudy.cli.controller import controller
 from understudy.cli.demo import demo
@@ -48,6 +49,7 @@ for command in (
     prepare,
     node,
     controller,
+    broker_config,
 ):
     app.command()(command)
 

@@ -26,8 +26,12 @@ def up(
         str | None, typer.Option("--broker", help="Use this broker. Default: an embedded nats-server.")
     ] = None,
     control_broker: ControlBrokerOption = None,
+    servers: Annotated[
+        int | None, typer.Option(min=1, max=9, help="So many embedded brokers, as one cluster. Default: 1.")
+    ] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port of the embedded broker. 0: a free one.")
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of the embedded broker, of several the first. 0: a free one."),
     ] = None,
     delivery: Annotated[
         str | None, typer.Option(help="What is promised of frames: at-least-once (default), latest or durable.")
@@ -42,6 +46,8 @@ def up(
     Example: understudy up --nodes 4
 
     Example: understudy up --config cluster.yaml --port 4222
+
+    Example: understudy up --nodes 6 --servers 3
     """
     from understudy.config import load_config, make_config
     from understudy.logs import set_up_logs
@@ -59,6 +65,7 @@ def up(
         "pipeline": pipeline,
         "broker": broker,
         "control_broker": control_broker,
+        "servers": servers,
         "port": port,
         "delivery": delivery,
     }
@@ -92,9 +99,11 @@ async def _serve(config: Any, settings: Any, *, as_json: bool) -> None:
 def _say_ready(document: dict[str, Any], url: str, pipeline: str, *, as_json: bool) -> None:
     import json
 
+    from broker.url import redact
+
     if as_json:
         typer.echo(json.dumps(document))
         return
     stages = sum(1 for node in document.get("nodes", ()) if node["stages"])
     nodes = len(document.get("nodes", ()))
-    typer.echo(f"ready: pipeline '{pipeline}' in {stages} stages on {nodes} nodes, broker {url}")
+    typer.echo(f"ready: pipeline '{pipeline}' in {stages} stages on {nodes} nodes, broker {redact(url)}")

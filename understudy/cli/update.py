@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from understudy.cli.common import BrokerOption, ControlBrokerOption, JsonOption, locate, locate_control, run
+from understudy.cli.common import (
+    BrokerOption,
+    ControlBrokerOption,
+    JsonOption,
+    locate,
+    locate_control,
+    locate_operator,
+    run,
+)
 from understudy.cli.quantities import duration_option
 
 
@@ -36,11 +44,13 @@ def update(
     set_up_logs(settings, default_level="warning")
     url, _ = locate(settings, broker, pipeline)
     control_url = locate_control(settings, broker, control_broker, pipeline)
+    # Who updates offers the bundle's files to the controller, which a client may not.
+    data_url = locate_operator(settings, url)
     is_model = bundle.suffix == ".onnx"
     opened = open_bundle(None if is_model else bundle, bundle if is_model else None)
 
     async def ask() -> None:
-        async with both_brokers(url, control_url, name="understudy-update") as (data, control):
+        async with both_brokers(data_url, control_url, name="understudy-update") as (data, control):
             seconds = duration_option("--timeout", timeout)
             epoch = await request_update(data, control, pipeline, opened, timeout_s=seconds)
         version = opened.manifest.version
