@@ -153,6 +153,7 @@ def test_a_result_is_valid_json_whatever_the_id(frame_id: str) -> None:
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_a_dead_letter_holds_the_first_bytes_and_the_reason(kind: Any) -> None:
     payload = bytes(range(256)) * 2
-    document = json.loads(dead_letter_json("a", kind(payload), "not-an-image", "it is not"))
+    document = json.loads(dead_letter_json("a", kind(payload), "not-an-image", "it is not", 7))
     assert base64.b64decode(document.pop("first_bytes")) == payload[:256]
-    assert document == {"id": "a", "code": "not-an-image", "reason": "it is not", "size_bytes": 512}
+    expected = {"id": "a", "code": "not-an-image", "reason": "it is not", "size_bytes": 512, "withheld": 7}
+    assert document == expected
