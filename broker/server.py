@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -30,6 +31,7 @@ _POLL_S = 0.01
 _FOLDER_PREFIX = "understudy-nats-"
 _LOCK_FILE = "lock"
 _LOG_TAIL_LINES = 12
+_MQTT_PORT = re.compile(r"Listening for MQTT clients on \w+://.*:(\d+)")
 
 _log = structlog.get_logger(__name__)
 
@@ -56,6 +58,14 @@ system_account: SYS
 no_auth_user: data
 """
 
+# ack_wait: a client that does not confirm a message of QoS 1 gets it again after so long.
+_MQTT = """\
+mqtt {{
+  listen: {listen}
+  ack_wait: "10s"
+}}
+"""
+
 GO_MEMORY = {"GOGC": "1000", "GOMEMLIMIT": "256MiB"}
 """For the server's garbage collector, unless the user has chosen: payloads of megabytes keep it busy with its own
 defaults (measured: 4.4 of 47 ms of CPU time per frame of ResNet-50, 1.9 ms with these)."""
@@ -63,19 +73,21 @@ defaults (measured: 4.4 of 47 ms of CPU time per frame of ResNet-50, 1.9 ms with
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """What one server is started with. `port` 0 means a free one."""
+    """What one server is started with. `port` 0 means a free one, and so does `mqtt_port`; None: no MQTT listener."""
 
     host: str = "127.0.0.1"
     port: int = 0
+    mqtt_port: int | None = None
     max_payload_bytes: int = 8 * 1024 * 1024
     control_password: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
     system_password: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
     data_password: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
 
-    def render(self, folder: Path, port: int) -> str:
+    def render(self, folder: Path, port: int, mqtt_port: int | None = None) -> str:
         """The server's configuration file. Port 0 lets the server choose, so nobody can take it in between."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return _CONFIG.format(
+        listeners = "" if mqtt_port is None else _MQTT.format(listen=json.dumps(f"{host}:{mqtt_port or -1}"))
+        return listeners + _CONFIG.format(
             name=json.dumps(f"understudy-{secrets.token_hex(4)}"),
             listen=json.dumps(f"{host}:{port or -1}"),
             max_payload_bytes=self.max_payload_bytes,
@@ -97,19 +109,26 @@ class NatsServer:
         self._folder = folder
         self._lock = lock
         self._port = config.port
+        self._mqtt_port = config.mqtt_port
         self._process: asyncio.subprocess.Process | None = None
 
     @classmethod
     async def start(
-        cls, *, host: str = "127.0.0.1", port: int = 0, max_payload_bytes: int = 8 * 1024 * 1024
+        cls,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        mqtt_port: int | None = None,
+        max_payload_bytes: int = 8 * 1024 * 1024,
     ) -> NatsServer:
-        """Start a server and return when it takes connections. Port 0 is a free port.
+        """Start a server and return when it takes connections. Port 0 is a free port. With `mqtt_port` it takes MQTT
+        clients too, for the data account.
 
         Raises:
             ServerStartError: there is no nats-server, the port is taken, or it did not get ready in time.
         """
         remove_stale()
-        config = ServerConfig(host=host, port=port, max_payload_bytes=max_payload_bytes)
+        config = ServerConfig(host=host, port=port, mqtt_port=mqtt_port, max_payload_bytes=max_payload_bytes)
         folder, lock = _make_folder()
         server = cls(config, folder, lock)
         try:
@@ -127,6 +146,11 @@ class NatsServer:
     def url(self) -> str:
         """For frames and activations; no credentials."""
         return f"nats://{self._address}"
+
+    @property
+    def mqtt_url(self) -> str | None:
+        """Of its MQTT listener, for the same subjects as `url`; no credentials. None: it has none."""
+        return None if self._mqtt_port is None else f"mqtt://{self._host}:{self._mqtt_port}"
 
     @property
     def control_url(self) -> str:
@@ -198,9 +222,13 @@ class NatsServer:
 
     @property
     def _address(self) -> str:
+        return f"{self._host}:{self._port}"
+
+    @property
+    def _host(self) -> str:
         # A client cannot dial the wildcard address that a server listens on.
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._config.host, self._config.host)  # noqa: S104
-        return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
+        return f"[{host}]" if ":" in host else host
 
     async def _launch(self) -> None:
         binary = find_binary()
@@ -208,7 +236,7 @@ class NatsServer:
         # mkdtemp made the folder 0700; the file holds passwords and is 0600 from its first byte.
         descriptor = os.open(config_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(self._config.render(self._folder, self._port))
+            file.write(self._config.render(self._folder, self._port, self._mqtt_port))
         with (self._folder / "output.log").open("wb") as output:
             try:
                 self._process = await spawn(
@@ -223,6 +251,8 @@ class NatsServer:
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 self._port = await self._await_port(self._process, ports_file)
+                if self._mqtt_port == 0:
+                    self._mqtt_port = await self._await_mqtt_port()
         except TimeoutError as error:
             await self.kill()
             raise ServerStartError(
@@ -239,8 +269,18 @@ class NatsServer:
                 return port
             await asyncio.sleep(_POLL_S)
 
+    async def _await_mqtt_port(self) -> int:
+        """The file of ports does not name this one; the log does."""
+        while (found := _MQTT_PORT.search(self.log_file.read_text(encoding="utf-8", errors="replace"))) is None:
+            await asyncio.sleep(_POLL_S)
+        return int(found[1])
+
     def _start_error(self, exit_code: int) -> ServerStartError:
         tail = self._log_tail()
+        if "address already in use" in tail and "for MQTT" in tail:
+            return ServerStartError(
+                f"port {self._mqtt_port} is taken: stop what listens there or choose another with --mqtt-port"
+            )
         if "address already in use" in tail:
             return ServerStartError(
                 f"port {self._port} is taken: stop what listens there or choose another with --port"

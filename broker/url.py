@@ -4,6 +4,7 @@
 - `nats://user:password@a:4222,b:4222`: a list; later servers inherit the scheme
 - `nats://token@host`: a token instead of user and password
 - `tls://host:4222`
+- `mqtt://user:password@host:1883`, `mqtts://host:8883` (with TLS)
 - `memory://name`
 """
 
@@ -16,9 +17,10 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from broker.errors import BrokerError
 
 NATS_SCHEMES = ("nats", "tls")
+MQTT_SCHEMES = ("mqtt", "mqtts")
 MEMORY_SCHEME = "memory"
-SCHEMES = (*NATS_SCHEMES, MEMORY_SCHEME)
-DEFAULT_PORT = 4222
+SCHEMES = (*NATS_SCHEMES, *MQTT_SCHEMES, MEMORY_SCHEME)
+DEFAULT_PORTS = {"nats": 4222, "tls": 4222, "mqtt": 1883, "mqtts": 8883}
 
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]*\]|[A-Za-z0-9_.-]*)(:\d*)?/?")
 _WORD = re.compile(r"[A-Za-z]*")
@@ -27,7 +29,7 @@ _MEMORY_NAME = re.compile(r"[A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """Either `user` and `password`, or `token`. Never printed."""
+    """Either `user` and `password`, or `token`. Never printed. Of an MQTT broker: `user` alone, or both."""
 
     user: str = ""
     password: str = ""
@@ -48,6 +50,11 @@ class BrokerUrl:
 
     def __str__(self) -> str:
         return ",".join(self.servers) if self.servers else f"{self.scheme}://{self.name}"
+
+
+def is_mqtt(url: str) -> bool:
+    """Whether the URL names an MQTT broker."""
+    return url.strip().partition("://")[0].lower() in MQTT_SCHEMES
 
 
 def redact(url: str) -> str:
@@ -84,7 +91,9 @@ def parse_broker_url(url: str) -> BrokerUrl:
         return _parse_memory(url)
     parts = [_split(part if "://" in part else f"{scheme}://{part}", url) for part in (first, *others)]
     credentials = next((found for part in parts if (found := _credentials(part)) is not None), None)
-    return BrokerUrl(scheme=scheme, servers=tuple(_server(part, url) for part in parts), credentials=credentials)
+    family = MQTT_SCHEMES if scheme in MQTT_SCHEMES else NATS_SCHEMES
+    servers = tuple(_server(part, url, family) for part in parts)
+    return BrokerUrl(scheme=scheme, servers=servers, credentials=credentials)
 
 
 def _parse_memory(url: str) -> BrokerUrl:
@@ -101,11 +110,12 @@ def _split(part: str, url: str) -> SplitResult:
         raise BrokerError(f"'{redact(url)}' is not a broker URL: {error}") from error
 
 
-def _server(part: SplitResult, url: str) -> str:
-    if part.scheme not in NATS_SCHEMES:
-        raise BrokerError(f"'{redact(url)}' is not a broker URL: a list of servers takes nats:// and tls:// only")
+def _server(part: SplitResult, url: str, family: tuple[str, ...]) -> str:
+    if part.scheme not in family:
+        kinds = " and ".join(f"{scheme}://" for scheme in family)
+        raise BrokerError(f"'{redact(url)}' is not a broker URL: a list of servers takes {kinds} only")
     try:
-        port = part.port or DEFAULT_PORT
+        port = part.port or DEFAULT_PORTS[part.scheme]
     except ValueError as error:
         raise BrokerError(f"'{redact(url)}' is not a broker URL: its port is not a number from 1 to 65535") from error
     if not part.hostname or any(character.isspace() for character in part.netloc):
@@ -119,6 +129,8 @@ def _server(part: SplitResult, url: str) -> str:
 def _credentials(part: SplitResult) -> Credentials | None:
     if part.username is None:
         return None
+    if part.password is None and part.scheme in MQTT_SCHEMES:
+        return Credentials(user=unquote(part.username))  # MQTT knows no tokens
     if part.password is None:
         return Credentials(token=unquote(part.username))
     return Credentials(user=unquote(part.username), password=unquote(part.password))
