@@ -11,6 +11,7 @@ from typing import Any
 
 from broker.errors import BrokerError, NoRespondersError, UnderstudyError
 from broker.port import Broker
+from broker.url import is_mqtt
 
 BUCKET = "understudy_leases"
 TTL_S = 2.0
@@ -43,6 +44,8 @@ class Lease:
             NoLeaseError: the broker keeps no leases.
             BrokerError: it does not answer.
         """
+        if is_mqtt(self._broker.url):
+            raise NoLeaseError(f"{self._broker.url} keeps no leases: MQTT has none, and a second controller needs one")
         config = {
             "name": f"KV_{BUCKET}",
             "subjects": [f"$KV.{BUCKET}.>"],

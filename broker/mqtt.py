@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
@@ -29,7 +28,7 @@ from broker.errors import (
 from broker.headers import clean_headers
 from broker.mqtt_delivery import delivery_of
 from broker.mqtt_envelope import unwrap, wrap
-from broker.mqtt_link import Link, LinkError, LinkRefusedError, LinkSettings
+from broker.mqtt_link import Link, LinkError, LinkRefusedError, LinkSettings, tls_context
 from broker.mqtt_outbox import Outbox, Outgoing
 from broker.mqtt_subscription import MqttSubscription, Subscriptions
 from broker.mqtt_topics import subject_of, topic_of, widest
@@ -66,7 +65,7 @@ class MqttBroker:
             client_id=name if node else f"{name}-{secrets.token_hex(4)}",
             credentials=url.credentials,
             will=topic_of(subjects.gone(name)) if node else "",
-            tls=ssl.create_default_context() if any(one.startswith("mqtts:") for one in url.servers) else None,
+            tls=tls_context(url),
         )
         self._inbox = f"_INBOX.{secrets.token_hex(8)}"
         self._numbers = itertools.count()

@@ -24,7 +24,7 @@ import aiomqtt
 import structlog
 
 from broker.errors import BrokerError
-from broker.url import Credentials
+from broker.url import BrokerUrl, Credentials
 
 KEEPALIVE_S = 5
 """A broker ends a connection that was silent for one and a half of these. A tensor of 8 MB on a slow link must not look
@@ -64,6 +64,11 @@ class LinkSettings:
     credentials: Credentials | None = None
     will: str = ""
     tls: ssl.SSLContext | None = None
+
+
+def tls_context(url: BrokerUrl) -> ssl.SSLContext | None:
+    """For `mqtts://` servers: the system's certificates, checked with the host's name."""
+    return ssl.create_default_context() if any(one.startswith("mqtts:") for one in url.servers) else None
 
 
 OnMessage = Callable[[str, bytes, bool], None]

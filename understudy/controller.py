@@ -14,6 +14,7 @@ from broker.connect import connect
 from broker.control import FlowSettings
 from broker.errors import UnderstudyError
 from broker.port import Broker
+from broker.url import is_mqtt
 from planner.cluster import Cluster
 from recovery.decide import Policy
 from recovery.service import RecoveryService
@@ -85,6 +86,7 @@ async def run_controller(settings: ControllerSettings, bundle: Bundle, graph: Mo
     """
     check_stages(graph, settings.stages)
     name = f"understudy-{settings.pipeline}-controller"
+    control_url = settings.control_broker or settings.broker
     async with both_brokers(settings.broker, settings.control_broker, name=name) as (data, control):
         term = await Term.open(control, settings.pipeline, needed=settings.standby)
         if not settings.standby and not await term.try_begin():
@@ -109,7 +111,8 @@ async def run_controller(settings: ControllerSettings, bundle: Bundle, graph: Mo
                     cluster=settings.cluster,
                 ),
                 cluster=settings.cluster,
-                system_url=settings.system_broker,
+                # The broker tells of wills to everybody.
+                system_url=settings.system_broker or (control_url if is_mqtt(control_url) else None),
             )
             rollout = Rollout(
                 pipeline=settings.pipeline,

@@ -49,9 +49,9 @@ def test_memory_takes_a_name() -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("", "nats://, tls://, memory://"),
-        ("localhost:4222", "nats://, tls://, memory://"),
-        ("http://host", "nats://, tls://, memory://"),
+        ("", "nats://, tls://, mqtt://, mqtts://, memory://"),
+        ("localhost:4222", "nats://, tls://, mqtt://"),
+        ("http://host", "nats://, tls://, mqtt://"),
         ("nats://", "no host"),
         ("nats://:4222", "no host"),
         ("nats://ho st", "no host"),
@@ -61,6 +61,7 @@ def test_memory_takes_a_name() -> None:
         ("nats://host?x=1", "nothing may follow"),
         ("nats://[::1", "not a broker URL"),
         ("nats://a,http://b", "nats:// and tls:// only"),
+        ("mqtt://a,nats://b", "mqtt:// and mqtts:// only"),
         ("nats://a,", "no host"),
         ("memory://a b", "letters, digits"),
     ],
@@ -72,7 +73,7 @@ def test_what_is_no_broker_url_is_refused_with_the_reason(url: str, says: str) -
 
 
 async def test_connect_names_the_schemes_it_knows() -> None:
-    with pytest.raises(BrokerError, match="nats://, tls://, memory://"):
+    with pytest.raises(BrokerError, match="nats://, tls://, mqtt://, mqtts://, memory://"):
         await connect("amqp://host")
 
 
