@@ -7,8 +7,8 @@ from broker.url import MEMORY_SCHEME, MQTT_SCHEMES, parse_broker_url
 
 
 async def connect(url: str, *, name: str = "understudy", connect_timeout_s: float = 2.0) -> Broker:
-    """Connect to the broker at `url`: `nats://`, `tls://`, `mqtt://`, `mqtts://` (also a list of servers, with commas) or
-    `memory://name`.
+    """Connect to the broker at `url`: `nats://`, `tls://`, `mqtt://`, `mqtts://` (also a list of servers, with commas),
+    or `memory://name`.
 
     `name` is what the broker's monitoring shows for this connection. A server that is not there yet is tried again
     until `connect_timeout_s` has passed; wrong credentials fail at once.

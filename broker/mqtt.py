@@ -173,7 +173,8 @@ class MqttBroker:
     ) -> Message:
         """See `broker.port.Broker.request`. That nobody listens shows by the timeout alone."""
         inbox = self.new_inbox()
-        answer = self._answers[inbox] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._answers[inbox] = answer
         try:
             async with asyncio.timeout(timeout_s):
                 await self.publish(subject, parts, reply=inbox, headers=headers)

@@ -3,8 +3,8 @@
     envelope = 8 magic bytes, msgpack map {"reply": text, "headers": {text: text}}, the payload
 
 A message with neither of them travels as it is, so that `mosquitto_pub -f image.jpg` and `mosquitto_sub` need not know
-of envelopes. MQTT 5 has properties for both; nats-server does not speak it, and one way that works everywhere is simpler
-than two. No frame begins like an envelope: not an image, nor `.npy`, nor a tensor message, nor JSON.
+of envelopes. MQTT 5 has properties for both; nats-server does not speak it, and one way that works everywhere is
+simpler than two. No frame begins like an envelope: not an image, nor `.npy`, nor a tensor message, nor JSON.
 """
 
 from __future__ import annotations

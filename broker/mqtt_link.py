@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import aiomqtt
 import structlog
+from aiomqtt.exceptions import MqttConnectError
 
 from broker.errors import BrokerError
 from broker.url import BrokerUrl, Credentials
@@ -89,11 +90,14 @@ class Link:
         self._written = asyncio.Event()
         self._written.set()
         self._watch: asyncio.Task[None] | None = None
+        self._closing = False
         self.filters: set[str] = set()
         """What the broker delivers to this connection."""
 
     @classmethod
-    async def open(cls, server: str, settings: LinkSettings, *, on_message: OnMessage, on_confirmed: OnConfirmed) -> Link:
+    async def open(
+        cls, server: str, settings: LinkSettings, *, on_message: OnMessage, on_confirmed: OnConfirmed
+    ) -> Link:
         """Connect to `scheme://host:port`.
 
         Raises:
@@ -186,7 +190,8 @@ class Link:
                 found.shutdown(socket.SHUT_RDWR)
 
     async def close(self) -> None:
-        """Say goodbye, so that the broker publishes no will."""
+        """Say goodbye, so that the broker publishes no will. Idempotent."""
+        self._closing = True
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._client.__aexit__(None, None, None)
@@ -209,7 +214,7 @@ class Link:
         except asyncio.CancelledError:
             connecting.add_done_callback(self._drop)
             raise
-        except aiomqtt.MqttConnectError as error:
+        except MqttConnectError as error:
             self.abort()
             raise LinkRefusedError(str(error.rc)) from error
         except (OSError, ValueError, aiomqtt.MqttError) as error:
@@ -231,7 +236,8 @@ class Link:
             async for _ in self._client.messages:
                 pass  # `Receive` has handed it on
         except (OSError, ValueError, aiomqtt.MqttError) as error:
-            _log.debug("mqtt_connection_lost", error=str(error))
+            if not self._closing:
+                _log.debug("mqtt_connection_lost", error=str(error.__cause__ or error))
         finally:
             self._release()
 

@@ -1,7 +1,7 @@
 """The MQTT watch: the last wills of a node's two connections, which the broker publishes when they end without goodbye.
 
-A connection says nothing when it is made, so it is not known who is there: a process is taken for gone when the wills of
-its data and its control connection come within `TOGETHER_S`, as they do when it dies. One of them alone is a
+A connection says nothing when it is made, so it is not known who is there: a process is taken for gone when the wills
+of its data and its control connection come within `TOGETHER_S`, as they do when it dies. One of them alone is a
 connection that broke, and is made again. A node that stops on purpose says so itself (`Bye`), and leaves no will.
 """
 
@@ -16,7 +16,6 @@ import structlog
 
 from broker import subjects
 from broker.connect import connect
-from broker.errors import BrokerError
 from broker.mqtt_link import Link, LinkError, LinkSettings, tls_context
 from broker.port import Broker, Message
 from broker.presence import NodeProcess, OnGone, parse_connection_name
@@ -84,15 +83,11 @@ class MqttPresence:
             Whether the broker has taken the connection, whether there was another one or not: MQTT does not say.
         """
         name = process.connection_name
-        settings = LinkSettings(
-            client_id=name, credentials=self._url.credentials, tls=tls_context(self._url)
-        )
+        settings = LinkSettings(client_id=name, credentials=self._url.credentials, tls=tls_context(self._url))
         for server in self._url.servers:
             try:
                 async with asyncio.timeout(CUT_OFF_TIMEOUT_S):
-                    link = await Link.open(
-                        server, settings, on_message=lambda *_: None, on_confirmed=lambda _: None
-                    )
+                    link = await Link.open(server, settings, on_message=lambda *_: None, on_confirmed=lambda _: None)
             except (TimeoutError, LinkError) as error:
                 _log.warning("node-not-cut-off", node=process.node, reason=str(error) or "the broker does not answer")
                 continue

@@ -14,8 +14,10 @@ Buffer = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message as received. `data` is owned by the receiver: arrays may be views into it. `retained`: the broker kept
-    it for those who subscribe later, so it may be old (MQTT alone)."""
+    """One message as received. `data` is owned by the receiver: arrays may be views into it.
+
+    `retained`: the broker kept it for those who subscribe later, so it may be old (MQTT alone).
+    """
 
     subject: str
     data: bytes | bytearray | memoryview

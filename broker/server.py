@@ -271,9 +271,11 @@ class NatsServer:
 
     async def _await_mqtt_port(self) -> int:
         """The file of ports does not name this one; the log does."""
-        while (found := _MQTT_PORT.search(self.log_file.read_text(encoding="utf-8", errors="replace"))) is None:
+        while True:
+            found = _MQTT_PORT.search(self.log_file.read_text(encoding="utf-8", errors="replace"))
+            if found is not None:
+                return int(found[1])
             await asyncio.sleep(_POLL_S)
-        return int(found[1])
 
     def _start_error(self, exit_code: int) -> ServerStartError:
         tail = self._log_tail()

@@ -4,9 +4,9 @@ There is no shared disk. Whoever holds a blob, controller or node, answers reque
 `subjects.blob(sha256)` in one queue group, so that the load spreads; who needs it asks for chunk after chunk and checks
 the SHA-256 of the whole.
 
-Where the broker has no queue groups (MQTT) all holders hear a question on that subject. So it is asked there who has the
-blob (`length` 0), and the first who answers, which is one that is there and not busy, is asked for the chunk: on the
-subject that its answer names.
+Where the broker has no queue groups (MQTT) all holders hear a question on that subject. So it is asked there who has
+the blob (`length` 0), and the first who answers, which is one that is there and not busy, is asked for the chunk, on
+the subject that its answer names.
 """
 
 from __future__ import annotations

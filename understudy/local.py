@@ -74,6 +74,7 @@ class LocalCluster:
         self._server: NatsServer | None = None
         self.pipeline = pipeline
         self.broker_url = config.broker or ""
+        self.mqtt_url: str | None = None
         self.children: dict[str, Child] = {}
 
     async def __aenter__(self) -> Self:
@@ -153,11 +154,14 @@ class LocalCluster:
         self._folder = _make_folder()
         self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
         if not self.broker_url:
-            server = await NatsServer.start(port=self._config.port, max_payload_bytes=self._config.max_payload)
+            config = self._config
+            server = await NatsServer.start(
+                port=config.port, mqtt_port=config.mqtt_port, max_payload_bytes=config.max_payload
+            )
             self._server = server
             self._stack.push_async_callback(server.stop)
             self.broker_url, self._control_url = server.url, server.control_url
-            self._system_url = server.system_url
+            self._system_url, self.mqtt_url = server.system_url, server.mqtt_url
         self._watched = await connect(self.broker_url, name="understudy-up")
         self._stack.push_async_callback(self._watched.close)
         self._note()

@@ -1,4 +1,4 @@
-"""MQTT brokers of the tests: a mosquitto process on a free port, as a user would run it."""
+"""MQTT brokers of the tests: a mosquitto process on a free port, and nats-server's own listener."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from broker.process import spawn, terminate
+from broker.server import NatsServer
 from tests.contract.conftest import eventually
 
 START_S = 10.0
@@ -40,9 +41,7 @@ class Mosquitto:
 
     async def start(self) -> None:
         with (self._folder / "log").open("ab") as log:
-            self._process = await spawn(
-                [_binary(), "-c", str(self._folder / "mosquitto.conf")], stdout=log, stderr=log
-            )
+            self._process = await spawn([_binary(), "-c", str(self._folder / "mosquitto.conf")], stdout=log, stderr=log)
         await eventually(self._answers, within_s=START_S)
 
     async def kill(self) -> None:
@@ -64,6 +63,33 @@ class Mosquitto:
         writer.close()
         await writer.wait_closed()
         return True
+
+
+class NatsListener:
+    """A nats-server that is used by MQTT clients alone. As `Mosquitto`."""
+
+    def __init__(self, server: NatsServer) -> None:
+        self._server = server
+
+    @property
+    def url(self) -> str:
+        assert self._server.mqtt_url is not None
+        return self._server.mqtt_url
+
+    async def start(self) -> None:
+        await self._server.restart()
+
+    async def kill(self) -> None:
+        await self._server.kill()
+
+
+MqttServer = Mosquitto | NatsListener
+
+
+@asynccontextmanager
+async def nats_listener() -> AsyncIterator[NatsListener]:
+    async with await NatsServer.start(mqtt_port=0) as server:
+        yield NatsListener(server)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ import pytest
 
 from broker.connect import connect as connect_to
 from broker.port import Broker
-from broker.server import NatsServer
+from tests.contract.mqtt_servers import nats_listener
 from tests.contract.suite import BrokerContract, Connect
 
 
@@ -19,12 +19,10 @@ class TestNatsServersMqtt(BrokerContract):
     @pytest.fixture
     async def connect(self) -> AsyncIterator[Connect]:
         opened: list[Broker] = []
-        async with await NatsServer.start(mqtt_port=0) as server:
-            assert server.mqtt_url is not None
-            url = server.mqtt_url
+        async with nats_listener() as server:
 
             async def connect() -> Broker:
-                opened.append(await connect_to(url))
+                opened.append(await connect_to(server.url))
                 return opened[-1]
 
             yield connect

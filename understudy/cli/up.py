@@ -23,11 +23,16 @@ def up(
     ] = None,
     pipeline: Annotated[str | None, typer.Option(help="The pipeline's name. Default: the bundle's.")] = None,
     broker: Annotated[
-        str | None, typer.Option("--broker", help="Use this broker. Default: an embedded nats-server.")
+        str | None,
+        typer.Option("--broker", help="Use this broker (nats:// or mqtt://). Default: an embedded nats-server."),
     ] = None,
     control_broker: ControlBrokerOption = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port of the embedded broker. 0: a free one.")
+    ] = None,
+    mqtt_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Have the embedded broker take MQTT clients too, on this port."),
     ] = None,
     json_: JsonOption = False,
 ) -> None:
@@ -39,6 +44,8 @@ def up(
     Example: understudy up --nodes 4
 
     Example: understudy up --config cluster.yaml --port 4222
+
+    Example: understudy up --broker mqtt://localhost
     """
     from understudy.config import load_config, make_config
     from understudy.logs import set_up_logs
@@ -57,6 +64,7 @@ def up(
         "broker": broker,
         "control_broker": control_broker,
         "port": port,
+        "mqtt_port": mqtt_port,
     }
     if bundle is not None or model is not None:
         raw = {key: value for key, value in raw.items() if key not in ("bundle", "model")}
@@ -79,19 +87,21 @@ async def _serve(config: Any, settings: Any, *, as_json: bool) -> None:
     name = config.pipeline or opened.manifest.name
     async with LocalCluster(config, pipeline=name, settings=settings) as cluster:
         document = await cluster.status()
-        _say_ready(document or {}, cluster.broker_url, name, as_json=as_json)
+        _say_ready(document or {}, cluster, as_json=as_json)
         try:
             await cluster.wait_for_death()
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
 
 
-def _say_ready(document: dict[str, Any], url: str, pipeline: str, *, as_json: bool) -> None:
+def _say_ready(document: dict[str, Any], cluster: Any, *, as_json: bool) -> None:
     import json
 
+    mqtt = cluster.mqtt_url
     if as_json:
-        typer.echo(json.dumps(document))
+        typer.echo(json.dumps(document if mqtt is None else document | {"mqtt": mqtt}))
         return
     stages = sum(1 for node in document.get("nodes", ()) if node["stages"])
     nodes = len(document.get("nodes", ()))
-    typer.echo(f"ready: pipeline '{pipeline}' in {stages} stages on {nodes} nodes, broker {url}")
+    urls = cluster.broker_url if mqtt is None else f"{cluster.broker_url} and {mqtt}"
+    typer.echo(f"ready: pipeline '{cluster.pipeline}' in {stages} stages on {nodes} nodes, broker {urls}")
