@@ -106,7 +106,7 @@ class MqttBroker:
 
     @property
     def connected(self) -> bool:
-        return self._up.is_set() and not self._closed.is_set()
+        return self._up.is_set() and not self._closed.is_set() and self._link is not None and not self._link.is_lost
 
     async def publish(
         self,

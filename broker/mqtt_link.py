@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import select
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
@@ -88,9 +89,10 @@ class Link:
         self._on_confirmed = on_confirmed
         self._loop = asyncio.get_running_loop()
         self._written = asyncio.Event()
-        self._written.set()
         self._watch: asyncio.Task[None] | None = None
         self._closing = False
+        self._failed = asyncio.Event()
+        self.is_lost = False
         self.filters: set[str] = set()
         """What the broker delivers to this connection."""
 
@@ -148,16 +150,15 @@ class Link:
         try:
             self._paho.loop_write()
         except Exception as error:
-            _log.debug("mqtt_write_failed", error=str(error))
-            self.abort()
-        if self.unwritten:
-            self._written.clear()
-        else:
+            self._fail(error)
+        if not self.unwritten:
             self._written.set()
 
     async def written(self) -> None:
         """Wait until what was sent went to the socket, or the connection is lost."""
-        await self._written.wait()
+        while self.unwritten and not self.is_lost:
+            self._written.clear()
+            await self._written.wait()
 
     async def subscribe(self, filters: Iterable[str]) -> None:
         """Raises LinkError where the connection is lost meanwhile, BrokerError where the broker refuses."""
@@ -223,6 +224,7 @@ class Link:
         self._paho.on_publish = self._confirmed
         self._paho.on_socket_register_write = self._register_write
         self._paho.on_socket_unregister_write = self._unregister_write
+        self._take_over_reading()
         self._watch = asyncio.create_task(self._until_lost(), name=f"mqtt connection to {server}")
 
     def _drop(self, connecting: asyncio.Future[Any]) -> None:
@@ -232,16 +234,28 @@ class Link:
         self.abort()
 
     async def _until_lost(self) -> None:
+        waits = (
+            asyncio.ensure_future(self._listen()),
+            asyncio.ensure_future(self._failed.wait()),
+        )
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
+            self._release()
+
+    async def _listen(self) -> None:
+        """Return when aiomqtt knows that the connection is lost."""
         try:
             async for _ in self._client.messages:
                 pass  # `Receive` has handed it on
         except (OSError, ValueError, aiomqtt.MqttError) as error:
             if not self._closing:
                 _log.debug("mqtt_connection_lost", error=str(error.__cause__ or error))
-        finally:
-            self._release()
 
     def _release(self) -> None:
+        self.is_lost = True
         self._written.set()
 
     async def _ask(self, question: Awaitable[T]) -> T:
@@ -258,14 +272,54 @@ class Link:
         finally:
             asking.cancel()
 
+    def _take_over_reading(self) -> None:
+        """From aiomqtt, whose callback reads one message.
+
+        When a connection was reset, uvloop calls the reader once more and never again. Were messages still waiting then,
+        the loss of the connection would go unnoticed.
+        """
+        found = self._paho.socket()
+        if found is not None:
+            self._loop.remove_reader(found.fileno())
+            self._loop.add_reader(found.fileno(), self._read)
+
+    def _read(self) -> None:
+        try:
+            self._paho.loop_read()
+            while (found := self._paho.socket()) is not None and (_is_broken(found) or _holds_more(found)):
+                self._paho.loop_read()
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """The connection is lost, and aiomqtt may not hear of it."""
+        _log.debug("mqtt_connection_failed", error=str(error))
+        self._failed.set()
+        self.abort()
+
     def _confirmed(self, _client: Any, _userdata: Any, number: int, _code: Any, _properties: Any) -> None:
         self._on_confirmed(number)
 
     def _register_write(self, _client: Any, _userdata: Any, found: Any) -> None:
-        self._loop.add_writer(found.fileno(), self.write)
+        try:
+            self._loop.add_writer(found.fileno(), self.write)
+        except RuntimeError as error:  # uvloop's, of a socket that was reset
+            self._fail(error)
 
     def _unregister_write(self, _client: Any, _userdata: Any, found: Any) -> None:
         self._loop.remove_writer(found.fileno())
+
+
+def _is_broken(found: Any) -> bool:
+    """Whether the connection was reset, so that nothing more comes than what is here already."""
+    poll = select.poll()
+    poll.register(found.fileno(), 0)
+    return bool(poll.poll(0))
+
+
+def _holds_more(found: Any) -> bool:
+    """Whether a TLS socket has decrypted more than was read: its file descriptor does not show that."""
+    return isinstance(found, ssl.SSLSocket) and found.pending() > 0
 
 
 def _value(code: Any) -> int:
