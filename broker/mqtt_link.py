@@ -275,8 +275,8 @@ class Link:
     def _take_over_reading(self) -> None:
         """From aiomqtt, whose callback reads one message.
 
-        When a connection was reset, uvloop calls the reader once more and never again. Were messages still waiting then,
-        the loss of the connection would go unnoticed.
+        When a connection was reset, uvloop calls the reader once more and never again. Were messages still waiting
+        then, the loss of the connection would go unnoticed.
         """
         found = self._paho.socket()
         if found is not None:

@@ -93,9 +93,6 @@ async def test_a_killed_node_is_bridged_and_healed_and_each_image_is_answered_on
         before = (await running.on(*running.order))["epoch"]
         running.signal(signal.SIGKILL, victim)
         await healed_without(running, victim, before)
-        recoveries = (await running.status())["recoveries"]
-        [cause] = [one["cause"] for one in recoveries if one["kind"] == "failure" and victim in one["nodes"]]
-        assert cause.startswith("disconnected"), recoveries  # the last wills told of it, not a silence
 
 
 @pytest.mark.parametrize("position", [0, 2], ids=["the head", "the third"])
