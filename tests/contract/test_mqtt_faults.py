@@ -88,6 +88,15 @@ async def test_of_several_servers_the_one_that_is_there_is_used(broker: MqttServ
     await here.close()
 
 
+async def run(*command: str) -> tuple[int | None, str]:
+    """Exit code, and what it wrote to stderr."""
+    child = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await child.communicate()
+    return child.returncode, errors.decode()
+
+
 # ---- what is refused -----------------------------------------------------------------------------------------------
 
 
@@ -106,6 +115,32 @@ async def test_a_wrong_password_fails_at_once_and_is_not_shown(tmp_path: Path) -
         with pytest.raises(BrokerUnreachableError, match="authorization failed") as caught:
             await connect(f"mqtt://me:secret@{address}", connect_timeout_s=10)
         assert "secret" not in str(caught.value)
+
+
+async def test_over_tls_the_certificate_is_checked_and_large_messages_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    )
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    assert (await run(*command.split(), *files))[0] == 0
+    async with mosquitto(f"certfile {certificate}\nkeyfile {key}\n") as server:
+        url = server.url.replace("mqtt://", "mqtts://")
+        code, errors = await run(sys.executable, "-m", "understudy", "status", "--broker", url)
+        assert code == 2
+        assert "certificate" in errors
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        here, there, inbox = await connect(url), await connect(url), Inbox()
+        await there.subscribe("a", inbox)
+        for size in (10, 4 << 20, 100_000, 0):
+            await here.publish("a", bytes(size))
+        assert await here.publish_now([("a", bytes(1 << 20))], lambda: True)
+        assert [len(message.data) for message in await inbox.take(5)] == [10, 4 << 20, 100_000, 0, 1 << 20]
+        await here.flush()
+        await here.close()
+        await there.close()
 
 
 async def test_headers_count_towards_the_limit(broker: MqttServer) -> None:
