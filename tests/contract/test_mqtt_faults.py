@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from broker import mqtt, subjects
+from broker import subjects
 from broker.connect import connect
 from broker.errors import BrokerError, BrokerUnreachableError, PayloadTooLargeError
 from broker.lease import Lease, NoLeaseError
+from broker.mqtt_session import OUTBOUND_BUFFER_BYTES
 from broker.port import Message
 from broker.presence import CONTROL_SUFFIX, NodeProcess, NoPresence, connection_name, watch_presence
 from stages.blobs import CHUNK_BYTES, BlobExchange, BlobStore
@@ -56,7 +57,7 @@ async def test_while_the_broker_is_away_publishing_goes_on_until_the_buffer_is_f
     await broker.kill()
     await eventually(lambda: not here.connected)
     piece = bytes(4 << 20)
-    for _ in range(mqtt.OUTBOUND_BUFFER_BYTES // len(piece) - 1):
+    for _ in range(OUTBOUND_BUFFER_BYTES // len(piece) - 1):
         await here.publish("a", piece)
     with pytest.raises(BrokerError, match="outbound buffer is full"):
         await here.publish("a", piece)
