@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 import understudy
+from broker import control, subjects
+from broker.connect import connect
 from tests.contract.mqtt_servers import MqttServer, mosquitto, nats_listener
 from tests.integration.conftest import Digits
 from tests.integration.harness import Shell, eventually
@@ -135,6 +137,20 @@ async def test_a_broker_that_is_killed_and_comes_back_is_all_that_it_takes(
             assert [result.error for result in results] == [None] * 100
         status = json.loads(shell.run("status", "--json").out)
         assert [node["alive"] for node in status["nodes"]] == [True] * 3
+
+
+async def test_the_route_that_a_controller_left_behind_long_ago_harms_nobody(
+    shell: Shell, digits: Digits, broker: MqttServer
+) -> None:
+    words = {"pipeline": "digits", "controller": "gone", "previous_head": ""}
+    old = control.Activate(**words, epoch=999, drain=False, assignment=None)
+    before = await connect(broker.url)
+    await before.publish(subjects.activate("digits"), control.encode(old))
+    await before.close()
+    with shell.up("--nodes", "2", "--broker", broker.url) as up:
+        assert up.document["epoch"] < old.epoch
+        async with understudy.connect(broker.url, "digits") as client:
+            assert (await client.infer(digits.frames[0])).class_index == digits.labels[0]
 
 
 async def test_a_camera_with_mqtt_and_a_pipeline_on_nats(shell: Shell, digits: Digits) -> None:
