@@ -120,6 +120,7 @@ def _configs(config: ServerConfig, count: int) -> list[ServerConfig]:
             config,
             name=f"{config.name}-{number + 1}",
             port=config.port and config.port + number,
+            mqtt_port=None if number else config.mqtt_port,
             cluster=ClusterConfig(password=password, port=own, routes=tuple(other for other in ports if other != own)),
         )
         for number, own in enumerate(ports)

@@ -14,6 +14,7 @@ from typing import Any
 
 from broker.errors import BrokerError, NoRespondersError, UnderstudyError
 from broker.port import Broker, Buffer
+from broker.url import is_mqtt
 
 TIMEOUT_S = 2.0
 ACK, NAK = b"+ACK", b"-NAK"
@@ -132,6 +133,11 @@ class JetStream:
                 raise
 
     async def _api(self, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        if is_mqtt(self._broker.url):
+            raise NoJetStreamError(
+                f"{self._broker.url} stores nothing: MQTT cannot promise durable delivery; use a nats:// URL (MQTT "
+                f"clients may still publish to it, see docs/mqtt.md)"
+            )
         subject = f"$JS.API.{operation}"
         try:
             answer = await self._broker.request(subject, json.dumps(request).encode(), timeout_s=TIMEOUT_S)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from broker.errors import BrokerError, NoRespondersError, UnderstudyError
 from broker.port import Broker
+from broker.url import is_mqtt
 
 TIMEOUT_S = 1.0
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
@@ -80,6 +81,8 @@ class Bucket:
             NoBucketError: the broker does not keep it.
             BrokerError: it does not answer, or has nobody to keep it at the moment.
         """
+        if is_mqtt(self._broker.url):
+            raise NoBucketError(f"{self._broker.url} keeps nothing: MQTT has no JetStream, and a lease needs it")
         if self._replicas == 1 or not await self._make(self._replicas):
             await self._make(1)
 

@@ -135,6 +135,10 @@ class MemoryBroker:
         return self._max_payload_bytes
 
     @property
+    def queue_groups(self) -> bool:
+        return True
+
+    @property
     def connected(self) -> bool:
         return not self._closed
 

@@ -104,6 +104,10 @@ class NatsBroker:
         return self._client.max_payload
 
     @property
+    def queue_groups(self) -> bool:
+        return True
+
+    @property
     def connected(self) -> bool:
         return not self._closing and bool(self._client.is_connected)
 

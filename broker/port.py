@@ -1,4 +1,4 @@
-"""The broker port: what every back end (NATS, in-memory, later MQTT) provides, and nothing else.
+"""The broker port: what every back end (NATS, MQTT, in-memory) provides, and nothing else.
 
 This file imports no adapter. `broker.connect.connect(url)` picks one by URL scheme.
 """
@@ -14,12 +14,16 @@ Buffer = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message as received. `data` is owned by the receiver: arrays may be views into it."""
+    """One message as received. `data` is owned by the receiver: arrays may be views into it.
+
+    `retained`: the broker kept it for those who subscribe later, so it may be old (MQTT alone).
+    """
 
     subject: str
     data: bytes | bytearray | memoryview
     reply: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    retained: bool = False
 
 
 Handler = Callable[[Message], Awaitable[None]]
@@ -45,6 +49,10 @@ class Broker(Protocol):
     @property
     def max_payload_bytes(self) -> int:
         """The largest payload that the broker takes."""
+
+    @property
+    def queue_groups(self) -> bool:
+        """Whether `subscribe` takes a `queue`. Not on MQTT."""
 
     @property
     def connected(self) -> bool:
@@ -87,7 +95,8 @@ class Broker(Protocol):
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """Receive messages of `subject` (NATS wildcards `*` and `>`).
 
-        Of the subscribers that name the same `queue`, one gets each message. When this returns, the broker knows of the
+        Of the subscribers that name the same `queue`, one gets each message; BrokerError where the broker has no
+        `queue_groups`. When this returns, the broker knows of the
         subscription: a message published afterwards, by anyone, arrives.
         """
 
@@ -102,7 +111,7 @@ class Broker(Protocol):
         """Send a message and wait for its first answer.
 
         Raises:
-            NoRespondersError: nobody listens to the subject.
+            NoRespondersError: nobody listens to the subject. Not on MQTT, which cannot know: that times out.
             RequestTimeoutError: no answer within `timeout_s`.
         """
 

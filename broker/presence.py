@@ -17,7 +17,7 @@ from typing import Protocol
 import structlog
 
 from broker.errors import BrokerError
-from broker.url import MEMORY_SCHEME, parse_broker_url
+from broker.url import MEMORY_SCHEME, is_mqtt, parse_broker_url
 
 CONTROL_SUFFIX = "-control"
 """What `both_brokers` appends to the name of the second connection."""
@@ -107,7 +107,8 @@ async def watch_presence(url: str | None, on_gone: OnGone) -> PresenceWatch:
     """Watch the connections of nodes. Never fails: without a watch heartbeats alone decide, and one log line says why.
 
     Args:
-        url: of the broker's system account (`NatsServer.system_url`), with its credentials; None: there is none.
+        url: of the broker's system account (`NatsServer.system_url`), with its credentials, or of an MQTT broker; None:
+            there is none.
     """
     if url is None:
         _log.info("presence-unavailable", reason="no system account is given, so heartbeats alone tell of a crash")
@@ -115,6 +116,10 @@ async def watch_presence(url: str | None, on_gone: OnGone) -> PresenceWatch:
     try:
         if parse_broker_url(url).scheme == MEMORY_SCHEME:
             return NoPresence()  # one process: nobody can crash alone
+        if is_mqtt(url):
+            from broker.mqtt_presence import MqttPresence
+
+            return await MqttPresence.start(url, on_gone)
         from broker.nats_presence import NatsPresence
 
         return await NatsPresence.start(url, on_gone)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -32,6 +33,7 @@ STOP_GRACE_S = 3.0
 _POLL_S = 0.01
 _FOLDER_PREFIX = "understudy-nats-"
 _LOG_TAIL_LINES = 12
+_MQTT_PORT = re.compile(r"Listening for MQTT clients on \w+://.*:(\d+)")
 
 _log = structlog.get_logger(__name__)
 
@@ -49,7 +51,15 @@ ping_max: 2
 ports_file_dir: {folder}
 log_file: {log_file}
 jetstream {{ store_dir: {store} }}
-{accounts}{anonymous}{tls}{cluster}"""
+{mqtt}{accounts}{anonymous}{tls}{cluster}"""
+
+# ack_wait: a client that does not confirm a message of QoS 1 gets it again after so long.
+_MQTT = """\
+mqtt {{
+  listen: {listen}
+  ack_wait: "10s"
+}}
+"""
 
 GO_MEMORY = {"GOGC": "1000", "GOMEMLIMIT": "256MiB"}
 """For the server's garbage collector, unless the user has chosen: payloads of megabytes keep it busy with its own
@@ -73,10 +83,12 @@ class ServerTls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """What one server is started with. `port` 0 means a free one. `cluster`: how it finds the others, if there are."""
+    """What one server is started with. `port` 0 means a free one, and so does `mqtt_port`; None: no MQTT listener.
+    `cluster`: how it finds the others, if there are."""
 
     host: str = "127.0.0.1"
     port: int = 0
+    mqtt_port: int | None = None
     max_payload_bytes: int = 8 * 1024 * 1024
     name: str = field(default_factory=lambda: f"understudy-{secrets.token_hex(4)}")
     client: User = field(default_factory=roles.client)
@@ -86,18 +98,20 @@ class ServerConfig:
     tls: ServerTls | None = None
     cluster: ClusterConfig | None = None
 
-    def render(self, folder: Path, port: int) -> str:
+    def render(self, folder: Path, port: int, mqtt_port: int | None = None) -> str:
         """The server's configuration file. Port 0 lets the server choose, so nobody can take it in between."""
         users = (self.client, self.operator, self.system, *self.users)
+        listener = json.dumps(f"{bracketed(self.host)}:{mqtt_port or -1}")
         return _CONFIG.format(
             name=json.dumps(self.name),
             listen=json.dumps(f"{bracketed(self.host)}:{port or -1}"),
+            mqtt="" if mqtt_port is None else _MQTT.format(listen=listener),
             max_payload_bytes=self.max_payload_bytes,
             max_pending_bytes=max(128 * 1024 * 1024, 8 * self.max_payload_bytes),
             folder=json.dumps(str(folder)),
             log_file=json.dumps(str(folder / "server.log")),
             store=json.dumps(str(folder / "store")),
-            accounts=roles.render(users),
+            accounts=roles.render(users, mqtt=mqtt_port is not None),
             anonymous=f"no_auth_user: {json.dumps(self.client.name)}\n",
             tls="" if self.tls is None else self.tls.render(),
             cluster="" if self.cluster is None else self.cluster.render(self.host),
@@ -132,6 +146,7 @@ class NatsServer:
         self._own = folder
         self._folder = folder.path
         self._port = config.port
+        self._mqtt_port = config.mqtt_port
         self._process: asyncio.subprocess.Process | None = None
 
     @classmethod
@@ -140,17 +155,25 @@ class NatsServer:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        mqtt_port: int | None = None,
         max_payload_bytes: int = 8 * 1024 * 1024,
         users: Sequence[User] = (),
         tls: ServerTls | None = None,
     ) -> NatsServer:
-        """Start a server and return when it takes connections. Port 0 is a free port. `users`: besides the client,
-        the operator and the system.
+        """Start a server and return when it takes connections. Port 0 is a free port. With `mqtt_port` it takes MQTT
+        clients too, for the data account. `users`: besides the client, the operator and the system.
 
         Raises:
             ServerStartError: there is no nats-server, the port is taken, or it did not get ready in time.
         """
-        config = ServerConfig(host=host, port=port, max_payload_bytes=max_payload_bytes, users=tuple(users), tls=tls)
+        config = ServerConfig(
+            host=host,
+            port=port,
+            mqtt_port=mqtt_port,
+            max_payload_bytes=max_payload_bytes,
+            users=tuple(users),
+            tls=tls,
+        )
         return await cls.start_with(config)
 
     @classmethod
@@ -176,9 +199,13 @@ class NatsServer:
     @property
     def address(self) -> str:
         """host:port."""
+        return f"{self._host}:{self._port}"
+
+    @property
+    def _host(self) -> str:
         # A client cannot dial the wildcard address that a server listens on.
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._config.host, self._config.host)  # noqa: S104
-        return f"{bracketed(host)}:{self._port}"
+        return bracketed(host)
 
     @property
     def scheme(self) -> str:
@@ -197,6 +224,23 @@ class NatsServer:
     def operator_url(self) -> str:
         """For frames and activations, without limits, with its credentials: not for logs."""
         return self.url_of(self._config.operator)
+
+    @property
+    def mqtt_url(self) -> str | None:
+        """Of its MQTT listener, for the same subjects as `url`; no credentials. None: it has none."""
+        return None if self._mqtt_port is None else f"{self._mqtt_scheme}://{self._host}:{self._mqtt_port}"
+
+    @property
+    def mqtt_operator_url(self) -> str | None:
+        """The same without limits, with its credentials: not for logs."""
+        user, port = self._config.operator, self._mqtt_port
+        if port is None:
+            return None
+        return f"{self._mqtt_scheme}://{user_name(user, 'DATA')}:{user.password}@{self._host}:{port}"
+
+    @property
+    def _mqtt_scheme(self) -> str:
+        return "mqtt" if self._config.tls is None else "mqtts"
 
     @property
     def control_url(self) -> str:
@@ -271,7 +315,7 @@ class NatsServer:
         # The folder is for this user alone; the file holds passwords and is 0600 from its first byte.
         descriptor = os.open(config_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(self._config.render(self._folder, self._port))
+            file.write(self._config.render(self._folder, self._port, self._mqtt_port))
         with (self._folder / "output.log").open("wb") as output:
             try:
                 self._process = await spawn(
@@ -286,6 +330,8 @@ class NatsServer:
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 self._port = await self._await_port(self._process, ports_file)
+                if self._mqtt_port == 0:
+                    self._mqtt_port = await self._await_mqtt_port()
         except TimeoutError as error:
             await self.kill()
             raise ServerStartError(
@@ -302,8 +348,20 @@ class NatsServer:
                 return port
             await asyncio.sleep(_POLL_S)
 
+    async def _await_mqtt_port(self) -> int:
+        """The file of ports does not name this one; the log does."""
+        while True:
+            found = _MQTT_PORT.search(self.log_file.read_text(encoding="utf-8", errors="replace"))
+            if found is not None:
+                return int(found[1])
+            await asyncio.sleep(_POLL_S)
+
     def _start_error(self, exit_code: int) -> ServerStartError:
         tail = self._log_tail()
+        if "address already in use" in tail and "for MQTT" in tail:
+            return ServerStartError(
+                f"port {self._mqtt_port} is taken: stop what listens there or choose another with --mqtt-port"
+            )
         if "address already in use" in tail:
             return ServerStartError(
                 f"port {self._port} is taken: stop what listens there or choose another with --port"

@@ -29,6 +29,7 @@ Control subjects (their own account where the broker has accounts), messages of 
 | `understudy._.spares.<node>`         | `Spares`: controller to one node          |
 | `understudy._.update.<pipeline>`     | request: the manifest of a bundle to serve in place of what is |
 | `understudy._.confirm.<pipeline>`    | request: `Confirm`, from a head that was paused; answered by `Confirmed` |
+| `understudy._.gone.<connection>`     | empty: the last will of a node's connection (MQTT alone) |
 | `understudy._.activate.<pipeline>`   | `Activate`: controller to all its nodes   |
 | `understudy._.probe.<node>`          | request: `ProbeOrder`; answered by `ProbeResult` |
 """
@@ -45,6 +46,7 @@ STATUS = f"{ROOT}._.status"
 BEATS = f"{ROOT}._.beat.*"
 PULSES = f"{ROOT}._.pulse.*"
 BYE = f"{ROOT}._.bye"
+GONE = f"{ROOT}._.gone.*"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
@@ -152,6 +154,10 @@ def spares(node: str) -> str:
 
 def activate(pipeline: str) -> str:
     return f"{ROOT}._.activate.{pipeline}"
+
+
+def gone(connection: str) -> str:
+    return f"{ROOT}._.gone.{connection}"
 
 
 def probe(node: str) -> str:

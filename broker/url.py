@@ -6,6 +6,7 @@
 - `tls://host:4222?ca=FILE&cert=FILE&key=FILE`: TLS; `ca` where the system does not know the authority, `cert` and `key`
   where the server wants to know who we are
 - `nats://host?creds=FILE`, `nats://host?nkey=FILE`: a NATS credentials file, or an NKey's seed; with `tls://` too
+- `mqtt://user:password@host:1883`, `mqtts://host:8883` (with TLS)
 - `memory://name`
 
 What follows a `?` is for the whole list. In a file's name `%2C` stands for a comma and `%26` for an ampersand.
@@ -14,6 +15,7 @@ What follows a `?` is for the whole list. In a file's name `%2C` stands for a co
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -21,13 +23,19 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from broker.errors import BrokerError
 
 NATS_SCHEMES = ("nats", "tls")
+MQTT_SCHEMES = ("mqtt", "mqtts")
 MEMORY_SCHEME = "memory"
-SCHEMES = (*NATS_SCHEMES, MEMORY_SCHEME)
-DEFAULT_PORT = 4222
+SCHEMES = (*NATS_SCHEMES, *MQTT_SCHEMES, MEMORY_SCHEME)
+DEFAULT_PORTS = {"nats": 4222, "tls": 4222, "mqtt": 1883, "mqtts": 8883}
 
 TLS_OPTIONS = frozenset({"ca", "cert", "key"})
 KEY_OPTIONS = frozenset({"creds", "nkey"})
-OPTIONS = {"nats": KEY_OPTIONS, "tls": TLS_OPTIONS | KEY_OPTIONS}
+OPTIONS: Mapping[str, frozenset[str]] = {
+    "nats": KEY_OPTIONS,
+    "tls": TLS_OPTIONS | KEY_OPTIONS,
+    "mqtt": frozenset(),
+    "mqtts": TLS_OPTIONS,
+}
 """What may follow the `?`, by scheme."""
 
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]*\]|[A-Za-z0-9_.-]*)(:\d*)?/?")
@@ -37,7 +45,7 @@ _MEMORY_NAME = re.compile(r"[A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """Either `user` and `password`, or `token`. Never printed."""
+    """Either `user` and `password`, or `token`. Never printed. Of an MQTT broker: `user` alone, or both."""
 
     user: str = ""
     password: str = ""
@@ -78,6 +86,11 @@ class BrokerUrl:
         return ",".join(self.servers) if self.servers else f"{self.scheme}://{self.name}"
 
 
+def is_mqtt(url: str) -> bool:
+    """Whether the URL names an MQTT broker."""
+    return url.strip().partition("://")[0].lower() in MQTT_SCHEMES
+
+
 def redact(url: str) -> str:
     """The URL without user, password, token and options. Takes any string, also one that is no URL."""
     # Not urlsplit: what is not a URL must be printable too, and a password may hold an '@', '/' or ',' by mistake.
@@ -113,7 +126,8 @@ def parse_broker_url(url: str) -> BrokerUrl:
         return _parse_memory(url)
     parts = [_split(part if "://" in part else f"{scheme}://{part}", url) for part in (first, *others)]
     credentials = next((found for part in parts if (found := _credentials(part)) is not None), None)
-    servers = tuple(_server(part, url) for part in parts)
+    family = MQTT_SCHEMES if scheme in MQTT_SCHEMES else NATS_SCHEMES
+    servers = tuple(_server(part, url, family) for part in parts)
     return BrokerUrl(scheme=scheme, servers=servers, credentials=credentials, options=_options(parts, scheme, url))
 
 
@@ -131,11 +145,12 @@ def _split(part: str, url: str) -> SplitResult:
         raise BrokerError(f"'{redact(url)}' is not a broker URL: {error}") from error
 
 
-def _server(part: SplitResult, url: str) -> str:
-    if part.scheme not in NATS_SCHEMES:
-        raise BrokerError(f"'{redact(url)}' is not a broker URL: a list of servers takes nats:// and tls:// only")
+def _server(part: SplitResult, url: str, family: tuple[str, ...]) -> str:
+    if part.scheme not in family:
+        kinds = " and ".join(f"{scheme}://" for scheme in family)
+        raise BrokerError(f"'{redact(url)}' is not a broker URL: a list of servers takes {kinds} only")
     try:
-        port = part.port or DEFAULT_PORT
+        port = part.port or DEFAULT_PORTS[part.scheme]
     except ValueError as error:
         raise BrokerError(f"'{redact(url)}' is not a broker URL: its port is not a number from 1 to 65535") from error
     if not part.hostname or any(character.isspace() for character in part.netloc):
@@ -149,6 +164,8 @@ def _server(part: SplitResult, url: str) -> str:
 def _credentials(part: SplitResult) -> Credentials | None:
     if part.username is None:
         return None
+    if part.password is None and part.scheme in MQTT_SCHEMES:
+        return Credentials(user=unquote(part.username))  # MQTT knows no tokens
     if part.password is None:
         return Credentials(token=unquote(part.username))
     return Credentials(user=unquote(part.username), password=unquote(part.password))
@@ -159,9 +176,10 @@ def _options(parts: list[SplitResult], scheme: str, url: str) -> UrlOptions:
     known = OPTIONS[scheme]
     for name, value in (pair for part in parts for pair in _pairs(part.query, url)):
         if name in TLS_OPTIONS - known:
-            raise BrokerError(f"'{redact(url)}' takes no '{name}': TLS is for tls:// alone")
+            raise BrokerError(f"'{redact(url)}' takes no '{name}': TLS is for tls:// and mqtts:// alone")
         if name not in known:
-            raise BrokerError(f"'{redact(url)}' takes no '{name}': there are {', '.join(sorted(known))}")
+            there = ", ".join(sorted(known)) or "none"
+            raise BrokerError(f"'{redact(url)}' takes no '{name}': there are {there}")
         if not value:
             raise BrokerError(f"'{redact(url)}' names no file with {name}=")
         if given.setdefault(name, Path(value)) != Path(value):

@@ -66,6 +66,15 @@ _is_usable() {
   [[ $place == "$root" && -x $venv/bin/pip && $(_version "$venv/bin/python") == $(_version "$1") ]]
 }
 
+# Puts a mosquitto here for the tests that need one, where that takes no questions: as root, on a Debian.
+need_mosquitto() {
+  if PATH=$PATH:/usr/sbin command -v mosquitto >/dev/null || ((EUID != 0)) || ! command -v apt-get >/dev/null; then return; fi
+  echo "installing mosquitto, for the tests over MQTT" >&2
+  export DEBIAN_FRONTEND=noninteractive
+  { apt-get -qq update && apt-get -qq install -y --no-install-recommends mosquitto; } >/dev/null 2>&1 ||
+    echo "$(basename "$0"): mosquitto could not be installed: the tests that need it are skipped" >&2
+}
+
 # set_up [dev]: .venv with the project, and with the tools of development where `dev` is given. Does nothing where that
 # was done already for this pyproject.toml, these constraints and this Python.
 set_up() {

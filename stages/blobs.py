@@ -3,6 +3,10 @@
 There is no shared disk. Whoever holds a blob, controller or node, answers requests for chunks of it on
 `subjects.blob(sha256)` in one queue group, so that the load spreads; who needs it asks for chunk after chunk and checks
 the SHA-256 of the whole.
+
+Where the broker has no queue groups (MQTT) all holders hear a question on that subject. So it is asked there who has
+the blob (`length` 0), and the first who answers, which is one that is there and not busy, is asked for the chunk, on
+the subject that its answer names.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import structlog
@@ -32,11 +37,13 @@ CONCURRENT_CHUNKS = 4
 ATTEMPTS = 5
 CHUNK_TIMEOUT_S = 5.0
 LEAST_PATIENCE_S = 0.1
+LOCATE_TIMEOUT_S = 1.0
 MOST_ASKED = 6
-"""Holders that are asked for one chunk at the same time, at most."""
+"""Holders that are asked for one chunk, at most, before that counts as one attempt."""
 
 WITHDRAW_S = 0.2
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SEARCH = msgpack.packb({"offset": 0, "length": 0})
 DEFAULT_CACHE_BYTES = 8 << 30
 
 
@@ -155,14 +162,23 @@ class BlobExchange:
         self._malformed = malformed or Malformed()
         self._store = store
         self._offers: dict[str, Subscription] = {}
+        self._own_subject = ""
+        self._own: Subscription | None = None
         self._usual_s = 0.0
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def offer(self, ref: BlobRef) -> None:
         """Answer requests for this blob from now on. Idempotent."""
-        if ref.sha256 not in self._offers:
-            subject = subjects.blob(ref.sha256)
+        if ref.sha256 in self._offers:
+            return
+        subject = subjects.blob(ref.sha256)
+        if self._broker.queue_groups:
             self._offers[ref.sha256] = await self._broker.subscribe(subject, self._on_request, queue="holders")
+            return
+        if not self._own_subject:
+            self._own_subject = self._broker.new_inbox()
+            self._own = await self._broker.subscribe(self._own_subject, self._on_request)
+        self._offers[ref.sha256] = await self._broker.subscribe(subject, self._on_search)
 
     async def get(self, ref: BlobRef) -> bytes:
         """The blob, from the store or from whoever has it; offered to others afterwards.
@@ -180,9 +196,11 @@ class BlobExchange:
     async def close(self) -> None:
         for leave in self._leaving:
             leave.cancel()
-        for subscription in self._offers.values():
-            await subscription.unsubscribe()
+        for subscription in (*self._offers.values(), self._own):
+            if subscription is not None:
+                await subscription.unsubscribe()
         self._offers.clear()
+        self._own, self._own_subject = None, ""
 
     async def _fetch(self, ref: BlobRef) -> bytes:
         size = min(CHUNK_BYTES, self._broker.max_payload_bytes // 2)
@@ -207,7 +225,7 @@ class BlobExchange:
         raise BlobError(f"what was fetched as {ref.sha256[:12]} ({ref.size_bytes} bytes) has another hash, twice")
 
     async def _chunk(self, ref: BlobRef, offset: int, length: int) -> bytes | bytearray | memoryview:
-        request = msgpack.packb({"offset": offset, "length": length})
+        request = msgpack.packb({"offset": offset, "length": length, "sha256": ref.sha256})
         problem = "no answer"
         for attempt in range(ATTEMPTS):
             try:
@@ -225,9 +243,11 @@ class BlobExchange:
         usual another one is asked as well, and the first answer counts. Raises BrokerError."""
         patience_s = max(LEAST_PATIENCE_S, 3 * self._usual_s)
         asked: set[asyncio.Task[Message]] = set()
+        left = MOST_ASKED
         try:
             while True:
-                if len(asked) < MOST_ASKED:
+                if left > 0:
+                    left -= 1
                     asked.add(asyncio.create_task(self._request(subject, request)))
                 done, _ = await asyncio.wait(asked, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -243,9 +263,15 @@ class BlobExchange:
     async def _request(self, subject: str, request: bytes) -> Message:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
+        if not self._broker.queue_groups:
+            subject = (await self._broker.request(subject, _SEARCH, timeout_s=LOCATE_TIMEOUT_S)).reply
         answer = await self._broker.request(subject, request, timeout_s=CHUNK_TIMEOUT_S)
         self._usual_s += 0.3 * (loop.time() - began_s - self._usual_s)
         return answer
+
+    async def _on_search(self, message: Message) -> None:
+        if message.reply and message.data == _SEARCH:
+            await self._broker.publish(message.reply, b"", reply=self._own_subject)
 
     async def _on_request(self, message: Message) -> None:
         if not message.reply:
@@ -253,18 +279,22 @@ class BlobExchange:
         try:
             request = msgpack.unpackb(message.data)
             offset, length = request["offset"], request["length"]
+            sha256 = message.subject.rpartition(".")[2] if self._broker.queue_groups else request["sha256"]
         except (ValueError, TypeError, KeyError, msgpack.UnpackException):
-            offset = length = None
+            offset = length = sha256 = None
         data: bytes | None = b""
-        if not (type(offset) is int and type(length) is int and 0 <= offset < 1 << 53 and 0 <= length <= CHUNK_BYTES):
+        if not (_is_range(offset, length) and isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
             self._malformed.note_message("blob", message, "not a request for a piece of a blob")
         else:
-            sha256 = message.subject.rpartition(".")[2]
             data = await asyncio.to_thread(self._store.read, sha256, offset, length)
             if data is None and (offer := self._offers.pop(sha256, None)) is not None:
                 self._leaving.add(leave := asyncio.create_task(_withdraw(offer), name="withdraw-offer"))
                 leave.add_done_callback(self._leaving.discard)
         await self._broker.publish(message.reply, data or b"")
+
+
+def _is_range(offset: Any, length: Any) -> bool:
+    return type(offset) is int and type(length) is int and 0 <= offset < 1 << 53 and 0 <= length <= CHUNK_BYTES
 
 
 async def _withdraw(offer: Subscription) -> None:

@@ -156,6 +156,8 @@ class Duties:
         activate = self._malformed.decode(message, Activate)
         if activate is None or activate.pipeline != self.pipeline:
             return
+        if message.retained and activate.controller != self.controller:
+            return  # said before this node worked for that controller, which may be long gone
         if activate.epoch == self._plane.active_epoch and not activate.drain:
             await self._plane.retire()
             self._forget()

@@ -25,6 +25,7 @@ from broker.errors import BrokerClosedError, BrokerError, PayloadTooLargeError, 
 from broker.headers import ID_HEADER, PUBLISHER_HEADER, REPLY_HEADER
 from broker.jetstream import JetStreamRefusedError, check_stored
 from broker.port import Broker, Buffer, Message, Subscription
+from broker.url import is_mqtt
 from understudy.discovery import find_pipeline
 from understudy.frames import Frame, to_payload
 from understudy.result import FrameFailure, Result, ResultError, parse_result
@@ -37,6 +38,9 @@ _STORED = "s"
 
 SEND_AGAIN_S = 5.0
 """A frame without a result for so long is sent again under its id (the head knows it); the pause doubles."""
+
+SEND_AGAIN_MQTT_S = 1.0
+"""The same where the broker does not tell that no head listens."""
 
 
 class FrameRejectedError(UnderstudyError):
@@ -61,7 +65,7 @@ class _Pending:
     future: asyncio.Future[Result]
     deadline_s: float
     next_s: float
-    pause_s: float = SEND_AGAIN_S
+    pause_s: float
     retry_s: float = RETRY_S
     stored: bool = False
 
@@ -75,6 +79,7 @@ class Client:
         self._subject = subjects.frames_in(pipeline)
         self._timeout_s = timeout_s
         self._window = window
+        self._pause_s = SEND_AGAIN_MQTT_S if is_mqtt(url) else SEND_AGAIN_S
         self._pending: dict[str, _Pending] = {}
         self._count = 0
         self._name = secrets.token_hex(4)
@@ -180,7 +185,8 @@ class Client:
             payload=payload,
             future=asyncio.get_running_loop().create_future(),
             deadline_s=now + (timeout_s or self._timeout_s),
-            next_s=now + SEND_AGAIN_S,
+            next_s=now + self._pause_s,
+            pause_s=self._pause_s,
         )
         self._pending[key] = pending
         pending.future.add_done_callback(lambda _: self._pending.pop(key, None))

@@ -65,6 +65,7 @@ class UpConfig(_Strict):
     system_broker: str | None = None
     servers: int = Field(default=1, ge=1, le=MOST_SERVERS)
     port: int = Field(default=0, ge=0, le=65535)
+    mqtt_port: int | None = Field(default=None, ge=0, le=65535)
     max_payload: Size = 8 << 20
     window: int = Field(default=0, ge=0, le=65536)
     max_batch: int = Field(default=64, ge=1, le=1024)
@@ -94,6 +95,8 @@ class UpConfig(_Strict):
     def _consistent(self) -> Self:
         if self.bundle is not None and self.model is not None:
             raise ValueError("bundle and model are both given: one of them")
+        if self.broker is not None and self.mqtt_port is not None:
+            raise ValueError("broker and mqtt_port are both given: the MQTT listener is one of the embedded broker")
         names = [node.name for node in self.nodes]
         if not names:
             raise ValueError("nodes is empty: at least one is needed")

@@ -17,6 +17,7 @@ from broker.control import FlowSettings
 from broker.errors import BrokerError, UnderstudyError
 from broker.jetstream import JetStream, NoJetStreamError
 from broker.port import Broker
+from broker.url import is_mqtt
 from planner.cluster import Cluster
 from recovery.decide import Policy
 from recovery.service import RecoveryService
@@ -125,6 +126,7 @@ async def run_controller(settings: ControllerSettings, bundle: Bundle, graph: Mo
 
 async def _serve(settings: ControllerSettings, data: Broker, control: Broker, versions: Versions, term: Term) -> None:
     """One term, until cancelled."""
+    control_url = settings.control_broker or settings.broker
     try:
         service = RecoveryService(
             pipeline=settings.pipeline,
@@ -140,7 +142,8 @@ async def _serve(settings: ControllerSettings, data: Broker, control: Broker, ve
                 cluster=settings.cluster,
             ),
             cluster=settings.cluster,
-            system_url=settings.system_broker,
+            # An MQTT broker tells of wills to everybody.
+            system_url=settings.system_broker or (control_url if is_mqtt(control_url) else None),
         )
         rollout = Rollout(pipeline=settings.pipeline, control=control, service=service, versions=versions)
         async with asyncio.TaskGroup() as group:

@@ -80,6 +80,7 @@ class LocalCluster:
         self._users: dict[str, User] = {}
         self.pipeline = pipeline
         self.broker_url = config.broker or ""
+        self.mqtt_url: str | None = None
         self.children: dict[str, Child] = {}
 
     async def __aenter__(self) -> Self:
@@ -191,13 +192,14 @@ class LocalCluster:
         self._users["controller"] = roles.controller(self.pipeline)
         config = ServerConfig(
             port=self._config.port,
+            mqtt_port=self._config.mqtt_port,
             max_payload_bytes=self._config.max_payload,
             client=roles.client(self.pipeline),
             users=tuple(self._users.values()),
         )
         self._brokers = await NatsCluster.start(self._config.servers, config)
         self._stack.push_async_callback(self._brokers.stop)
-        self.broker_url = self._brokers.url()
+        self.broker_url, self.mqtt_url = self._brokers.url(), self._brokers.servers[0].mqtt_url
         self._operator_url, self._control_url = self._brokers.operator_url(), self._brokers.control_url()
 
     def environment_of(self, name: str) -> dict[str, str]:

@@ -149,12 +149,16 @@ class Running:
 
 
 @asynccontextmanager
-async def pipeline(shell: Shell, digits: Digits, nodes: int) -> AsyncIterator[Running]:
-    """A pipeline that has answered, and is ready for a failure. At the end the stream is checked."""
-    with shell.up("--nodes", str(nodes)) as up:
+async def pipeline(
+    shell: Shell, digits: Digits, nodes: int, *options: str, meet: Any = stranger
+) -> AsyncIterator[Running]:
+    """A pipeline that has answered, and is ready for a failure. At the end the stream is checked.
+
+    `meet`: who publishes, `stranger` or another one of its kind."""
+    with shell.up("--nodes", str(nodes), *options) as up:
         observer = await connect(up.url, name="observer")
         try:
-            async with stranger(up.url, "digits") as own:
+            async with meet(up.url, "digits") as own:
                 running = Running(up, Stream(own, digits), observer, shell.folder)
                 publishing = asyncio.create_task(running.stream.publish_for_ever())
                 try:

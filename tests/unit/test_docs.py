@@ -94,6 +94,8 @@ PATTERNS = [
     subjects.beat("<node>"),
     subjects.PULSES,
     subjects.pulse("<node>"),
+    subjects.GONE,
+    subjects.gone("<connection>"),
     subjects.activations("<pipeline>", "<node>"),
     subjects.handover("<pipeline>", "<node>"),
     subjects.lead("<pipeline>"),

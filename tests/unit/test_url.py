@@ -64,9 +64,9 @@ def test_memory_takes_a_name() -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("", "nats://, tls://, memory://"),
-        ("localhost:4222", "nats://, tls://, memory://"),
-        ("http://host", "nats://, tls://, memory://"),
+        ("", "nats://, tls://, mqtt://, mqtts://, memory://"),
+        ("localhost:4222", "nats://, tls://, mqtt://"),
+        ("http://host", "nats://, tls://, mqtt://"),
         ("nats://", "no host"),
         ("nats://:4222", "no host"),
         ("nats://ho st", "no host"),
@@ -75,7 +75,7 @@ def test_memory_takes_a_name() -> None:
         ("nats://host/path", "nothing but ?option=value may follow"),
         ("nats://host?x=1", "no 'x': there are creds, nkey"),
         ("tls://host?x=1", "no 'x': there are ca, cert, creds, key, nkey"),
-        ("nats://host?ca=ca.pem", "TLS is for tls:// alone"),
+        ("nats://host?ca=ca.pem", "TLS is for tls:// and mqtts:// alone"),
         ("tls://host?ca", "after the ? comes option=FILE"),
         ("tls://host?ca=", "names no file with ca="),
         ("tls://a?ca=one,b?ca=other", "names two files with ca="),
@@ -83,6 +83,7 @@ def test_memory_takes_a_name() -> None:
         ("nats://host?creds=a&nkey=b", "both creds and nkey"),
         ("nats://[::1", "not a broker URL"),
         ("nats://a,http://b", "nats:// and tls:// only"),
+        ("mqtt://a,nats://b", "mqtt:// and mqtts:// only"),
         ("nats://a,", "no host"),
         ("memory://a b", "letters, digits"),
     ],
@@ -94,7 +95,7 @@ def test_what_is_no_broker_url_is_refused_with_the_reason(url: str, says: str) -
 
 
 async def test_connect_names_the_schemes_it_knows() -> None:
-    with pytest.raises(BrokerError, match="nats://, tls://, memory://"):
+    with pytest.raises(BrokerError, match="nats://, tls://, mqtt://, mqtts://, memory://"):
         await connect("amqp://host")
 
 

@@ -17,12 +17,13 @@ from understudy.settings import Settings
 BrokerOption = Annotated[
     str | None,
     typer.Option(
-        "--broker", help="Broker URL, such as nats://host:4222. Default: $UNDERSTUDY_BROKER, else what runs here."
+        "--broker",
+        help="Broker URL, such as nats://host:4222 or mqtt://host. Default: $UNDERSTUDY_BROKER, else what runs here.",
     ),
 ]
 OwnBrokerOption = Annotated[
     str | None,
-    typer.Option("--broker", help="Broker URL, such as nats://host:4222. Default: $UNDERSTUDY_BROKER."),
+    typer.Option("--broker", help="Broker URL, such as nats://host:4222 or mqtt://host. Default: $UNDERSTUDY_BROKER."),
 ]
 ControlBrokerOption = Annotated[
     str | None,

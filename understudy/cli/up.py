@@ -23,7 +23,8 @@ def up(
     ] = None,
     pipeline: Annotated[str | None, typer.Option(help="The pipeline's name. Default: the bundle's.")] = None,
     broker: Annotated[
-        str | None, typer.Option("--broker", help="Use this broker. Default: an embedded nats-server.")
+        str | None,
+        typer.Option("--broker", help="Use this broker (nats:// or mqtt://). Default: an embedded nats-server."),
     ] = None,
     control_broker: ControlBrokerOption = None,
     servers: Annotated[
@@ -35,6 +36,10 @@ def up(
     ] = None,
     delivery: Annotated[
         str | None, typer.Option(help="What is promised of frames: at-least-once (default), latest or durable.")
+    ] = None,
+    mqtt_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Have the embedded broker take MQTT clients too, on this port."),
     ] = None,
     json_: JsonOption = False,
 ) -> None:
@@ -48,6 +53,7 @@ def up(
     Example: understudy up --config cluster.yaml --port 4222
 
     Example: understudy up --nodes 6 --servers 3
+    Example: understudy up --broker mqtt://localhost
     """
     from understudy.config import load_config, make_config
     from understudy.logs import set_up_logs
@@ -68,6 +74,7 @@ def up(
         "servers": servers,
         "port": port,
         "delivery": delivery,
+        "mqtt_port": mqtt_port,
     }
     if bundle is not None or model is not None:
         raw = {key: value for key, value in raw.items() if key not in ("bundle", "model")}
@@ -89,21 +96,23 @@ async def _serve(config: Any, settings: Any, *, as_json: bool) -> None:
     name = config.pipeline or opened.manifest.name
     async with LocalCluster(config, pipeline=name, settings=settings) as cluster:
         document = await cluster.status()
-        _say_ready(document or {}, cluster.broker_url, name, as_json=as_json)
+        _say_ready(document or {}, cluster, as_json=as_json)
         try:
             await cluster.wait_for_death()
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
 
 
-def _say_ready(document: dict[str, Any], url: str, pipeline: str, *, as_json: bool) -> None:
+def _say_ready(document: dict[str, Any], cluster: Any, *, as_json: bool) -> None:
     import json
 
     from broker.url import redact
 
+    mqtt = cluster.mqtt_url
     if as_json:
-        typer.echo(json.dumps(document))
+        typer.echo(json.dumps(document if mqtt is None else document | {"mqtt": mqtt}))
         return
     stages = sum(1 for node in document.get("nodes", ()) if node["stages"])
     nodes = len(document.get("nodes", ()))
-    typer.echo(f"ready: pipeline '{pipeline}' in {stages} stages on {nodes} nodes, broker {redact(url)}")
+    urls = redact(cluster.broker_url) if mqtt is None else f"{redact(cluster.broker_url)} and {mqtt}"
+    typer.echo(f"ready: pipeline '{cluster.pipeline}' in {stages} stages on {nodes} nodes, broker {urls}")
