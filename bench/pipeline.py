@@ -109,6 +109,10 @@ class Pipeline:
         others_s = max(0.0, busy_s - sum(used.values()))
         return Streamed(frames=count, elapsed_s=elapsed_s, cpu_s=used, others_s=others_s, wrong=wrong)
 
+    async def single(self) -> None:
+        """One frame, until it is answered."""
+        await self.client.infer(self._take([]))
+
     async def singles(self, seconds: float) -> Singles:
         """One frame at a time, the next when the last is answered."""
         measured = Singles()

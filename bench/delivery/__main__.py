@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from bench import harness
 from bench.delivery import bare, report
-from bench.delivery.comparison import BARE, DELIVERIES, TENSORS, Comparison, Side
+from bench.delivery.comparison import BARE, DELIVERIES, TENSORS, Comparison, Side, awake_cpu
 from bench.delivery.models import make_subject, scores_of
 from bench.pipeline import client_window, start
 from understudy.quantities import parse_size
@@ -35,10 +36,11 @@ class Effort:
     rounds: int
     slice_s: float
     slow_slice_s: float
+    awake_s: float
 
 
-QUICK = Effort(rounds=5, slice_s=0.7, slow_slice_s=1.0)
-FULL = Effort(rounds=11, slice_s=1.5, slow_slice_s=2.5)
+QUICK = Effort(rounds=5, slice_s=0.7, slow_slice_s=1.0, awake_s=3.0)
+FULL = Effort(rounds=11, slice_s=1.5, slow_slice_s=2.5, awake_s=6.0)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -93,6 +95,9 @@ async def measure(
         compared = await _open(frame_bytes, stages, modes, folder, settings, stack)
         subject = compared.subject
         console.print(f"{subject.title}: everything is up, measuring ...", style="dim")
+        awake = await asyncio.gather(*(awake_cpu(side.runs, effort.awake_s) for side in compared.sides))
+        for side, used in zip(compared.sides, awake, strict=True):
+            side.awake = used
         seconds = effort.slow_slice_s if subject.slow else effort.slice_s
         for number in range(effort.rounds):
             # Every second round goes backwards: a machine that gets slower or faster favours nobody.

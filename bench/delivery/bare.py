@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import os
 import sys
 import time
@@ -105,12 +106,7 @@ class Bare:
         while not current.ended or current.ids:
             while not current.ended and len(current.ids) < self._window:
                 await self._publish(current)
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(ANSWER_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                raise ChainError(f"{len(current.ids)} frames are under way and nothing comes back") from None
+            await self._await(current)
         others_s = max(0.0, current.busy_s - sum(current.used.values()))
         return Streamed(
             frames=current.count,
@@ -119,6 +115,21 @@ class Bare:
             others_s=others_s,
             wrong=current.wrong,
         )
+
+    async def single(self) -> None:
+        """One frame, until it is answered."""
+        current = self._slice = _Slice(0.0, math.inf)
+        await self._publish(current)
+        await self._await(current)
+
+    async def _await(self, current: _Slice) -> None:
+        """Until something comes back."""
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._wake.wait()
+        except TimeoutError:
+            raise ChainError(f"{len(current.ids)} frames are under way and nothing comes back") from None
 
     async def _publish(self, current: _Slice) -> None:
         number = next(self._numbers)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from bench.harness import Summary, cores, ratios, summarise
+from bench.harness import Summary, cores, cpu_of, difference, ratios, summarise
 from bench.pipeline import CLIENT, SERVER, Streamed
 from bench.subjects import Subject
 
@@ -20,8 +22,14 @@ DELIVERIES: Mapping[str, Mapping[str, Any]] = {
 }
 """By the name of the command line: `delivery:` of the pipeline."""
 
+PROCESSES = (CLIENT, SERVER)
+PLACES = ("client", "server", "head", "other nodes", "controller")
+
 WANTED_SMALL, WANTED_LARGE = 0.9, 0.97
 LARGE_BYTES = 300_000
+
+NOW_AND_THEN_S = 0.25
+"""Often enough for a pipeline to stay awake: its nodes send pulses as under load."""
 
 
 def wanted(mode: str, frame_bytes: int) -> float | None:
@@ -43,6 +51,7 @@ class Runs(Protocol):
     @property
     def nodes(self) -> Mapping[str, int]: ...
     async def stream(self, seconds: float) -> Streamed: ...
+    async def single(self) -> None: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,6 +61,8 @@ class Side:
     name: str
     runs: Runs
     streamed: list[Streamed] = field(default_factory=list)
+    awake: dict[str, float] = field(default_factory=dict)
+    """CPU seconds per second of every process with hardly any frames."""
 
     @property
     def rate(self) -> Summary:
@@ -68,12 +79,25 @@ class Side:
 
     @property
     def cpu_us(self) -> dict[str, float]:
-        """CPU time of a frame: client, server, head, other nodes, and the rest (the controller)."""
+        """CPU time of a frame by place."""
         by_role = {
-            role: summarise(streamed.cpu_s[role] / streamed.frames for streamed in self.streamed).median * 1e6
+            role: summarise(one.cpu_s[role] / one.frames for one in self.streamed).median * 1e6
             for role in self.runs.pids
         }
         return by_place(by_role, head=self.runs.head, nodes=tuple(self.runs.nodes))
+
+    @property
+    def awake_by_place(self) -> dict[str, float]:
+        return by_place(self.awake, head=self.runs.head, nodes=tuple(self.runs.nodes))
+
+    @property
+    def net_cpu_s_per_frame(self) -> list[float]:
+        """CPU time of a frame in each round, without what time costs: pulses and heartbeats come whether there are
+        frames or not, and the controller sees none."""
+        return [
+            net_s(one.cpu_s, self.awake, elapsed_s=one.elapsed_s, handling=(*PROCESSES, *self.runs.nodes)) / one.frames
+            for one in self.streamed
+        ]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,11 +127,33 @@ class Comparison:
         ours, theirs = self.side(mode).streamed, self.side(bare).streamed
         return ratios([one.cpu_s_per_frame for one in theirs], [one.cpu_s_per_frame for one in ours])
 
+    def net_cpu_ratio(self, mode: str, bare: str = BARE) -> Summary:
+        """The same without what time costs, in both."""
+        return ratios(self.side(bare).net_cpu_s_per_frame, self.side(mode).net_cpu_s_per_frame)
+
+
+def net_s(
+    cpu_s: Mapping[str, float], awake: Mapping[str, float], *, elapsed_s: float, handling: Collection[str]
+) -> float:
+    """CPU seconds of the processes that handle frames, less what they use when there are hardly any."""
+    return sum(value - awake.get(role, 0.0) * elapsed_s for role, value in cpu_s.items() if role in handling)
+
+
+async def awake_cpu(runs: Runs, seconds: float) -> dict[str, float]:
+    """CPU seconds per second of every process but this one while a frame comes now and then: what time costs."""
+    before, started_s = cpu_of(runs.pids), time.perf_counter()
+    while time.perf_counter() < started_s + seconds:
+        await runs.single()
+        await asyncio.sleep(NOW_AND_THEN_S)
+    elapsed_s = time.perf_counter() - started_s
+    used = difference(cpu_of(runs.pids), before)
+    return {role: value / elapsed_s for role, value in used.items() if role != CLIENT}
+
 
 def by_place(by_role: Mapping[str, float], *, head: str, nodes: Sequence[str]) -> dict[str, float]:
     """Sums of what the processes use, by where frames are."""
     places = {CLIENT: "client", SERVER: "server", head: "head"}
-    sums = dict.fromkeys(("client", "server", "head", "other nodes", "controller"), 0.0)
+    sums = dict.fromkeys(PLACES, 0.0)
     for role, value in by_role.items():
         sums[places.get(role, "other nodes" if role in nodes else "controller")] += value
     return sums

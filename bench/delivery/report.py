@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.delivery.comparison import BARE, TENSORS, Comparison, Side, wanted
+from bench.delivery.comparison import PLACES, TENSORS, Comparison, Side, wanted
 from bench.harness import Summary
 
 QUIET = 0.1
@@ -16,7 +16,7 @@ QUIET = 0.1
 
 def show(console: Console, run: Comparison) -> None:
     console.print()
-    for table in (_ratios(run), _costs(run)):
+    for table in (_ratios(run), _costs(run), _awake(run)):
         console.print(table)
     disturbed = max(side.others for side in run.sides)
     if disturbed > QUIET:
@@ -36,6 +36,7 @@ def document(run: Comparison) -> dict[str, Any]:
                 "ratio_to_tensors": asdict(run.ratio(side.name, TENSORS)),
                 "cpu_ratio": asdict(run.cpu_ratio(side.name)),
                 "cpu_ratio_to_tensors": asdict(run.cpu_ratio(side.name, TENSORS)),
+                "net_cpu_ratio": asdict(run.net_cpu_ratio(side.name)),
                 "wanted": wanted(side.name, run.subject.spec.cut_bytes(0)),
             }
             for side in run.modes
@@ -47,6 +48,7 @@ def document(run: Comparison) -> dict[str, Any]:
 def _side(side: Side) -> dict[str, Any]:
     return {
         "cpu_us_per_frame": side.cpu_us,
+        "awake_cpu": side.awake_by_place,
         "wrong": side.wrong,
         "rounds": [{"frames_per_s": one.frames_per_s, **asdict(one)} for one in side.streamed],
     }
@@ -59,7 +61,7 @@ def _ratios(run: Comparison) -> Table:
     )
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    for column in ("frames/s", "its IQR", "ratio", "wanted", "CPU ratio", "to tensors", "CPU to tensors", "wrong"):
+    for column in ("frames/s", "its IQR", "ratio", "wanted", "to tensors", "CPU ratio", "net CPU ratio", "wrong"):
         table.add_column(column, justify="right")
     for side in run.sides:
         rate = side.rate
@@ -79,21 +81,33 @@ def _compared(run: Comparison, mode: str) -> list[str]:
     return [
         text,
         "-" if goal is None else f"{goal:.2f}",
-        _with_quartiles(run.cpu_ratio(mode, BARE)),
         _with_quartiles(run.ratio(mode, TENSORS)),
-        _with_quartiles(run.cpu_ratio(mode, TENSORS)),
+        _with_quartiles(run.cpu_ratio(mode)),
+        _with_quartiles(run.net_cpu_ratio(mode)),
     ]
 
 
 def _costs(run: Comparison) -> Table:
-    table = Table(title="CPU time while streaming, us per frame (of a bare chain: head = first stage)")
-    table.title_justify = "left"
-    table.add_column("")
-    for column in ("all", "client", "server", "head", "other nodes", "controller"):
-        table.add_column(column, justify="right")
+    table = _places("CPU time of a frame, us (of a bare chain: head = first stage)")
     for side in run.sides:
         by_place = side.cpu_us
         table.add_row(side.name, *(f"{value:.0f}" for value in (sum(by_place.values()), *by_place.values())))
+    return table
+
+
+def _awake(run: Comparison) -> Table:
+    table = _places("what time costs: CPU time with four frames a second, share of one core")
+    for side in run.sides:
+        by_place = side.awake_by_place
+        table.add_row(side.name, *(f"{value:.1%}" for value in (sum(by_place.values()), *by_place.values())))
+    return table
+
+
+def _places(title: str) -> Table:
+    table = Table(title=title, title_justify="left", min_width=len(title) + 2)
+    table.add_column("")
+    for column in ("all", *PLACES):
+        table.add_column(column, justify="right")
     return table
 
 
