@@ -1,6 +1,6 @@
 """The throughput of the delivery modes against the same stages on bare core NATS. METHODOLOGY.md says how.
 
-`python -m bench.delivery --quick` takes less than two minutes, without `--quick` about five.
+`python -m bench.delivery --quick` takes about two minutes, without `--quick` about six.
 """
 
 from __future__ import annotations
