@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from understudy.local import LocalCluster
 from understudy.settings import Settings
 
 WARM_UP_S = 0.4
+POLL_S = 0.1
 CLIENT = "client"
 SERVER = "nats-server"
 
@@ -107,6 +109,10 @@ class Pipeline:
         others_s = max(0.0, busy_s - sum(used.values()))
         return Streamed(frames=count, elapsed_s=elapsed_s, cpu_s=used, others_s=others_s, wrong=wrong)
 
+    async def single(self) -> None:
+        """One frame, until it is answered."""
+        await self.client.infer(self._take([]))
+
     async def singles(self, seconds: float) -> Singles:
         """One frame at a time, the next when the last is answered."""
         measured = Singles()
@@ -137,9 +143,18 @@ def client_window(flow: Flow, stages: int) -> int:
 
 
 async def start(
-    subject: Subject, stages: int, scores: Sequence[Sequence[float]], *, settings: Settings, stack: AsyncExitStack
+    subject: Subject,
+    stages: int,
+    scores: Sequence[Sequence[float]],
+    *,
+    settings: Settings,
+    stack: AsyncExitStack,
+    prepared_s: float = 0.0,
 ) -> Pipeline:
     """Start a pipeline of K stages on K nodes of one thread each, with a broker and a controller of its own.
+
+    Args:
+        prepared_s: wait up to so long until what to do about failures is prepared too, and nothing is loaded any more.
 
     Raises:
         UnderstudyError: it does not start; says why.
@@ -152,6 +167,10 @@ async def start(
     # The embedded server is the only other process that the cluster has started.
     (server,) = children(os.getpid()) - before - set(pids.values())
     document = await cluster.status() or {}
+    prepared_by_s = time.perf_counter() + prepared_s
+    while not document.get("prepared") and time.perf_counter() < prepared_by_s:
+        await asyncio.sleep(POLL_S)
+        document = await cluster.status() or {}
     cuts = tuple(sorted(first for node in document["nodes"] for first, _ in node["stages"]))
     flow = choose_flow(FlowSettings(window=config.window, max_batch=config.max_batch), subject.spec, cuts)
     client = await stack.enter_async_context(

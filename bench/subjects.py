@@ -48,7 +48,7 @@ class Subject:
     name: str
     title: str
     bundle: Bundle
-    served: Mapping[str, Path]
+    served: Mapping[str, Any]
     frames: tuple[bytes, ...]
     frame_kind: str
     slow: bool = False
@@ -107,7 +107,7 @@ def _resnet50(_: Path) -> Subject:
         title="ResNet-50, 224 x 224 (onnx's light copy)",
         bundle=bundle_from_model(path),
         served={"model": path},
-        frames=tuple(_npy(random.random((1, 3, 224, 224), dtype=np.float32)) for _ in range(8)),
+        frames=tuple(npy(random.random((1, 3, 224, 224), dtype=np.float32)) for _ in range(8)),
         frame_kind=".npy float32 (1, 3, 224, 224)",
         slow=True,
     )
@@ -144,7 +144,8 @@ def _digits(_: Path) -> Subject:
     )
 
 
-def _npy(array: NDArray[Any]) -> bytes:
+def npy(array: NDArray[Any]) -> bytes:
+    """A `.npy` file."""
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ MAX_DIMENSIONS = 32
 ACCEPTED = "a JPEG or PNG image, .npy bytes or a tensor message"
 NARROWED = {"float32": ("float16", "float64")}
 """By model dtype, what is cast to it without asking. float64 is numpy's default; any other cast may hide a bug."""
+
+_NPY_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 Array = NDArray[Any]
 
@@ -103,13 +106,11 @@ def read_npy(payload: bytes | memoryview) -> Array:
         FrameError: `truncated`, `bad-message` (malformed header, trailing bytes), `bad-dtype` (objects, text,
             structures), `bad-shape` (negative or too many dimensions).
     """
-    stream = io.BytesIO(payload)
-    shape, fortran, dtype = _npy_header(stream, payload)
+    shape, fortran, dtype, start = _npy_header(payload)
     if dtype.hasobject or dtype.kind not in "biufc" or dtype.itemsize == 0:
         raise FrameError("bad-dtype", f"the .npy file holds {dtype}; a numeric dtype is wanted")
     if len(shape) > MAX_DIMENSIONS or any(isinstance(size, bool) or size < 0 for size in shape):
         raise FrameError("bad-shape", f"the .npy file declares the shape {_shorten(str(shape))}")
-    start = stream.tell()
     count = math.prod(shape)
     wanted, got = count * dtype.itemsize, len(payload) - start
     if got < wanted:
@@ -125,22 +126,28 @@ def read_npy(payload: bytes | memoryview) -> Array:
     return flat.reshape(shape, order="F" if fortran else "C")
 
 
-def _npy_header(stream: io.BytesIO, payload: bytes | memoryview) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _npy_header(payload: bytes | memoryview) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, whether in Fortran's order, dtype, and where the data begins."""
     if len(payload) < 12:
         raise FrameError("truncated", f"the .npy file ends after {len(payload)} bytes, inside its header")
     version = (payload[6], payload[7])
-    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    if version not in readers:
+    if version not in _NPY_READERS:
         raise FrameError("bad-message", f"the .npy file has version {version[0]}.{version[1]}; 1.0 or 2.0 is wanted")
     length_bytes = 2 if version == (1, 0) else 4
     length = int.from_bytes(payload[8 : 8 + length_bytes], "little")
     if length > MAX_NPY_HEADER_BYTES:
         raise FrameError("bad-message", f"the header of the .npy file has {length} bytes; at most 10,000 are read")
-    if len(payload) < 8 + length_bytes + length:
+    start = 8 + length_bytes + length
+    if len(payload) < start:
         raise FrameError("truncated", f"the .npy file ends after {len(payload)} bytes, inside its header")
-    stream.seek(8)
+    return *_parse_npy_header(version, bytes(payload[8:start])), start
+
+
+# The frames of a stream have the same header, and numpy takes as long for it as for the rest of a small frame.
+@lru_cache(maxsize=64)
+def _parse_npy_header(version: tuple[int, int], header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
-        shape, fortran, dtype = readers[version](stream, max_header_size=MAX_NPY_HEADER_BYTES)
+        shape, fortran, dtype = _NPY_READERS[version](io.BytesIO(header), max_header_size=MAX_NPY_HEADER_BYTES)
     except (
         Exception
     ) as error:  # ast and numpy raise ValueError, SyntaxError, TypeError, RecursionError, MemoryError, ...

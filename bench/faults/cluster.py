@@ -25,12 +25,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 from bench.faults.link import Link
 from bench.faults.space import SmallDisk, SpaceError
-from broker import subjects
+from broker import roles, subjects
 from broker.connect import connect
 from broker.errors import BrokerError, UnderstudyError
 from broker.port import Broker, Message
 from broker.process import spawn, terminate
-from broker.server import NatsServer
+from broker.roles import User
+from broker.server import NatsServer, ServerConfig
 from understudy.discovery import statuses
 
 POLL_S = 0.05
@@ -90,6 +91,7 @@ class ChaosCluster:
 
     Attributes:
         nodes, controllers: how many. Of several controllers one serves and the others stand by.
+        delivery: what the pipeline promises.
         small_store: JetStream's store is a small disk of its own, which can be filled (needs the right to mount).
         members: nodes and controllers by name.
         links: between each node and the server.
@@ -100,6 +102,7 @@ class ChaosCluster:
     nodes: int = 4
     controllers: int = 2
     small_store: bool = False
+    delivery: str = "at-least-once"
     members: dict[str, Member] = field(default_factory=dict)
     links: dict[str, Link] = field(default_factory=dict)
     folder: Path = field(default_factory=Path)
@@ -109,6 +112,7 @@ class ChaosCluster:
     _server: NatsServer | None = None
     _watched: Broker | None = None
     _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+    _users: dict[str, User] = field(default_factory=dict)
     _roles: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -126,7 +130,13 @@ class ChaosCluster:
 
     @property
     def url(self) -> str:
+        """For clients."""
         return self.server.url
+
+    @property
+    def all_rights_urls(self) -> tuple[str, str]:
+        """Of data and control, for strangers that do what no client may."""
+        return self.server.operator_url, self.server.control_url
 
     async def __aenter__(self) -> Self:
         try:
@@ -282,7 +292,10 @@ class ChaosCluster:
     async def _start(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="understudy-chaos-"))
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
-        self._server = await NatsServer.start()
+        self._users = {name: roles.node(PIPELINE, name) for name in self.node_names}
+        self._users["controller"] = roles.controller(PIPELINE)
+        users = tuple(self._users.values())
+        self._server = await NatsServer.start_with(ServerConfig(client=roles.client(PIPELINE), users=users))
         self._stack.push_async_callback(self._server.stop)
         if self.small_store:
             await self._shrink_store(self._server)
@@ -322,10 +335,12 @@ class ChaosCluster:
         arguments = ["controller", "--pipeline", PIPELINE, "--expect", str(self.nodes), "--cache", str(cache)]
         if self.controllers > 1:
             arguments.append("--standby")
+        arguments += ["--delivery", self.delivery]
+        user = self._users["controller"]
         variables = {
-            "UNDERSTUDY_BROKER": self.url,
-            "UNDERSTUDY_CONTROL_BROKER": self.server.control_url,
-            "UNDERSTUDY_SYSTEM_BROKER": self.server.system_url,
+            "UNDERSTUDY_BROKER": self.server.url_of(user),
+            "UNDERSTUDY_CONTROL_BROKER": self.server.url_of(user, "CTRL"),
+            "UNDERSTUDY_SYSTEM_BROKER": self.server.url_of(user, "SYS"),
             "UNDERSTUDY_LOG_FORMAT": "json",
         }
         await self._add(name, arguments, variables, cache)
@@ -335,9 +350,10 @@ class ChaosCluster:
         await link.start()
         self._stack.push_async_callback(link.close)
         cache = self.folder / "cache" / name
+        user = self._users[name]
         variables = {
-            "UNDERSTUDY_BROKER": _through(self.url, link.port),
-            "UNDERSTUDY_CONTROL_BROKER": _through(self.server.control_url, link.port),
+            "UNDERSTUDY_BROKER": _through(self.server.url_of(user), link.port),
+            "UNDERSTUDY_CONTROL_BROKER": _through(self.server.url_of(user, "CTRL"), link.port),
             "UNDERSTUDY_LOG_FORMAT": "json",
         }
         await self._add(name, ["node", "--name", name, "--pipeline", PIPELINE, "--cache", str(cache)], variables, cache)

@@ -150,7 +150,7 @@ class Echo:
     stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
     async def inject(self, cluster: ChaosCluster) -> str:
-        await self.stack.enter_async_context(echoing([cluster.url, cluster.server.control_url]))
+        await self.stack.enter_async_context(echoing(cluster.all_rights_urls))
         return "every subject"
 
     async def repair(self, cluster: ChaosCluster) -> None:  # noqa: ARG002 - the port's
@@ -166,7 +166,7 @@ class Garbage:
 
     async def inject(self, cluster: ChaosCluster) -> str:
         chance = random.Random(self.seed)
-        urls = [cluster.url, cluster.server.control_url]
+        urls = cluster.all_rights_urls
         nonsense = Nonsense(chance, await overhear(urls, seconds=OVERHEAR_S))
         data = data_subjects(PIPELINE, cluster.node_names, 12, cluster.blobs())
         told = data, control_subjects(PIPELINE, cluster.node_names)

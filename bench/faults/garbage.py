@@ -94,7 +94,7 @@ async def flood(messages: int, *, seed: int, rate_per_s: float, nodes: int = 3) 
         stranger(cluster.url, "garbage-letters") as listener,
     ):
         await listener.subscribe(f"understudy.{PIPELINE}.dead", cb=count)
-        urls = {"data": cluster.url, "control": cluster.server.control_url}
+        urls = dict(zip(("data", "control"), cluster.all_rights_urls, strict=True))
         nonsense = Nonsense(chance, await overhear(list(urls.values()), seconds=OVERHEAR_S))
         told = {
             "data": data_subjects(PIPELINE, cluster.node_names, BLOCKS, cluster.blobs()),

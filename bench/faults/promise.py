@@ -1,6 +1,6 @@
 """What each way of delivery promises, as far as a stranger can see it: what the checker holds a pipeline to.
 
-The place for others (a durable input, live video): one more `Promise`. For a broker that nats-py cannot speak to, the
+The place for others (live video): one more `Promise`. For a broker that nats-py cannot speak to, the
 checker needs another connection beside `bench.faults.checker.Checker`; the tally does not know which it was.
 """
 
@@ -24,5 +24,8 @@ class Promise:
     answers_on_out: int = 1
 
 
-PROMISES: Mapping[str, Promise] = {"at-least-once": Promise()}
+PROMISES: Mapping[str, Promise] = {
+    "at-least-once": Promise(),
+    "durable": Promise(publishes_again=False),  # what is stored; on the output subject: in the stream of results
+}
 """By the name of the delivery."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from bench.faults.checker import Checker, Pace
 from bench.faults.cluster import PIPELINE, ChaosCluster, ChaosError
+from bench.faults.depositor import Depositor
 from bench.faults.faults import SkippedError
 from bench.faults.leaks import Meter
 from bench.faults.promise import PROMISES
@@ -101,9 +102,13 @@ async def run(order: Order, say: Say = lambda _: None) -> Outcome:
     """
     images, _ = digits_frames()
     small_store = any(planned.kind == "store-full" for planned in order.schedule)
-    async with ChaosCluster(nodes=order.nodes, controllers=order.controllers, small_store=small_store) as cluster:
+    cluster = ChaosCluster(
+        nodes=order.nodes, controllers=order.controllers, small_store=small_store, delivery=order.delivery
+    )
+    async with cluster:
+        kind = Depositor if order.delivery == "durable" else Checker
         promise = PROMISES[order.delivery]
-        async with Checker(cluster.url, pipeline=PIPELINE, images=images, promise=promise) as checker:
+        async with kind(cluster.url, pipeline=PIPELINE, images=images, promise=promise) as checker:
             rate = order.rate_per_s or order.load * await checker.capacity_per_s(seconds=CAPACITY_S)
             say(f"healthy; {rate:.0f} frames/s from now on")
             async with _metered(cluster, order.sample_s) as meter:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bench
 from bench import harness
+from bench.delivery import __main__ as delivery
+from bench.delivery.bare import Bare
+from bench.delivery.comparison import BARE, TENSORS, Comparison, Side, by_place, net_s, wanted
+from bench.delivery.models import make_subject, scores_of, side_of
+from bench.delivery.stage import subject_of, take
 from bench.failover import percentile
-from bench.pipeline import client_window
+from bench.pipeline import CLIENT, SERVER, Streamed, client_window
 from bench.subjects import MissingSubjectError, data_file, load
 from bench.throughput import parse
+from broker.activation import Activation, FrameTag
 from stages.flow import Flow
 
 FOLDER = Path(bench.__file__).parent
@@ -153,6 +161,89 @@ def test_a_percentile_is_one_of_the_values() -> None:
     assert percentile([7.0], 0.95) == 7.0
     with pytest.raises(ValueError, match="nothing was measured"):
         percentile([], 0.95)
+
+
+def activation(*ids: str, side: int = 2) -> Activation:
+    tensors = {"x": np.zeros((len(ids), 1, side, side), np.float32)}
+    return Activation(epoch=1, cut=1, frames=tuple(FrameTag(name) for name in ids), tensors=tensors)
+
+
+def test_a_bare_stage_joins_what_waits_up_to_the_batch_and_keeps_the_order() -> None:
+    queue = deque([activation("a"), activation("b", "c"), activation("d")])
+    assert [[frame.id for frame in one.frames] for one in take(queue, 3)] == [["a"], ["b", "c"]]
+    assert [[frame.id for frame in one.frames] for one in take(queue, 3)] == [["d"]]
+    assert not queue
+
+
+def test_a_bare_stage_takes_a_message_that_is_larger_than_its_batch_and_joins_no_frames_of_other_sizes() -> None:
+    queue = deque([activation("a", "b"), activation("c"), activation("d", side=3)])
+    assert len(take(queue, 1)) == 1
+    assert len(take(queue, 8)) == 1
+
+
+def test_activations_go_along_the_bare_chain_and_come_out_at_its_end() -> None:
+    assert [subject_of(cut, 3) for cut in range(4)] == ["bare.in", "bare.1", "bare.2", "bare.out"]
+
+
+@pytest.mark.parametrize(("size", "side"), [(12_000, 8), (600_000, 56), (1, 1)])
+def test_a_frame_has_about_the_size_that_was_asked_for(size: int, side: int) -> None:
+    assert side_of(size) == side
+
+
+def test_the_delivery_model_has_as_many_blocks_as_stages_cuts_of_one_size_and_frames_of_several_classes(
+    tmp_path: Path,
+) -> None:
+    subject = make_subject(12_000, 3, tmp_path)
+    assert subject.spec.blocks == 3
+    assert {subject.spec.cut_bytes(cut) for cut in range(3)} == {12_288}
+    assert subject.spec.dynamic_batch
+    assert not subject.slow
+    assert len({scores.index(max(scores)) for scores in scores_of(subject)}) > 1
+
+
+def test_cpu_time_is_summed_by_where_frames_are() -> None:
+    used = {CLIENT: 1.0, SERVER: 2.0, "controller": 4.0, "node1": 8.0, "node2": 16.0, "node3": 32.0}
+    places = by_place(used, head="node2", nodes=("node1", "node2", "node3"))
+    assert places == {"client": 1.0, "server": 2.0, "head": 16.0, "other nodes": 40.0, "controller": 4.0}
+
+
+def test_what_time_costs_is_not_a_frame_s() -> None:
+    used, awake = {"controller": 9.0, "node1": 3.0, CLIENT: 1.0}, {"controller": 0.1, "node1": 0.25}
+    assert net_s(used, awake, elapsed_s=4.0, handling=("node1", CLIENT)) == pytest.approx(3.0)
+
+
+def test_a_mode_is_compared_with_the_bare_chain_of_the_same_round(tmp_path: Path) -> None:
+    def side(name: str, *rates: int) -> Side:
+        rounds = [Streamed(frames=rate, elapsed_s=1.0, cpu_s={"node1": 0.5}, others_s=0.0, wrong=0) for rate in rates]
+        return Side(name=name, runs=runs, streamed=rounds)
+
+    subject = make_subject(12_000, 2, tmp_path)
+    runs = Bare(subject, [], None, window=1, pids={"node1": 1}, edges=True)  # type: ignore[arg-type]
+    sides = [side(BARE, 100, 50), side("at-least-once", 90, 45), side(TENSORS, 180, 90)]
+    run = Comparison(subject=subject, stages=2, window=1, batch=1, sides=sides)
+    assert run.ratio("at-least-once").median == pytest.approx(0.9)
+    assert run.ratio("at-least-once", TENSORS).median == pytest.approx(0.5)
+    assert run.cpu_ratio("at-least-once").median == pytest.approx(0.9)
+    assert [one.name for one in run.modes] == ["at-least-once"]
+
+
+def test_small_and_large_frames_have_wishes_of_their_own_for_at_least_once_alone() -> None:
+    assert [wanted("at-least-once", size) for size in (12_288, 602_112)] == [0.9, 0.97]
+    assert wanted("durable", 12_288) is None
+
+
+def test_delivery_is_measured_for_all_modes_and_two_sizes_of_frames_unless_told_otherwise() -> None:
+    options = delivery.parse([])
+    assert (options.frames, options.stages) == ([12_000, 600_000], 3)
+    assert options.mode == ["at-least-once", "durable", "ordered"]
+    assert delivery.parse(["--mode", "durable", "--frames", "1MB"]).frames == [1_000_000]
+
+
+@pytest.mark.parametrize("arguments", [["--frames", "large"], ["--stages", "1"]])
+def test_wrong_sizes_and_a_single_stage_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        delivery.parse(arguments)
+    assert arguments[0] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
