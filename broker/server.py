@@ -50,7 +50,7 @@ ping_interval: "5s"
 ping_max: 2
 ports_file_dir: {folder}
 log_file: {log_file}
-jetstream {{ store_dir: {store} }}
+jetstream {{ store_dir: {store}{sync} }}
 {mqtt}{accounts}{anonymous}{tls}{cluster}"""
 
 # ack_wait: a client that does not confirm a message of QoS 1 gets it again after so long.
@@ -83,8 +83,15 @@ class ServerTls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """What one server is started with. `port` 0 means a free one, and so does `mqtt_port`; None: no MQTT listener.
-    `cluster`: how it finds the others, if there are."""
+    """What one server is started with. `port` 0 means a free one, and so does `mqtt_port`.
+
+    Attributes:
+        mqtt_port: None: no MQTT listener.
+        cluster: how it finds the others, if there are.
+        store: where JetStream keeps what shall outlive the server; None: in its own folder, which goes with it.
+        sync_interval: how often that is synced to the disk, as nats-server takes it (`10s`, `always`); empty: its
+            default.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -97,6 +104,8 @@ class ServerConfig:
     users: tuple[User, ...] = ()
     tls: ServerTls | None = None
     cluster: ClusterConfig | None = None
+    store: Path | None = None
+    sync_interval: str = ""
 
     def render(self, folder: Path, port: int, mqtt_port: int | None = None) -> str:
         """The server's configuration file. Port 0 lets the server choose, so nobody can take it in between."""
@@ -110,7 +119,8 @@ class ServerConfig:
             max_pending_bytes=max(128 * 1024 * 1024, 8 * self.max_payload_bytes),
             folder=json.dumps(str(folder)),
             log_file=json.dumps(str(folder / "server.log")),
-            store=json.dumps(str(folder / "store")),
+            store=json.dumps(str(self.store or folder / "store")),
+            sync=f", sync_interval: {json.dumps(self.sync_interval)}" if self.sync_interval else "",
             accounts=roles.render(users, mqtt=mqtt_port is not None),
             anonymous=f"no_auth_user: {json.dumps(self.client.name)}\n",
             tls="" if self.tls is None else self.tls.render(),

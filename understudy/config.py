@@ -97,6 +97,10 @@ class UpConfig(_Strict):
             raise ValueError("bundle and model are both given: one of them")
         if self.broker is not None and self.mqtt_port is not None:
             raise ValueError("broker and mqtt_port are both given: the MQTT listener is one of the embedded broker")
+        if self.delivery.folder is not None and (self.broker is not None or self.servers > 1):
+            raise ValueError("delivery.folder is for one embedded broker: leave out broker and servers, or the folder")
+        if self.delivery.sync_interval is not None and self.broker is not None:
+            raise ValueError("delivery.sync_interval is for the embedded broker: set it in the configuration of yours")
         names = [node.name for node in self.nodes]
         if not names:
             raise ValueError("nodes is empty: at least one is needed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -27,11 +27,20 @@ class DeliveryConfig(BaseModel):
     result_limit: Size = StoreSettings().result_bytes
     result_age: Duration = StoreSettings().result_age_s
     replicas: Annotated[int, Field(ge=1, le=5)] = StoreSettings().replicas
+    folder: Path | None = None
+    sync_interval: Duration | Literal["always"] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _mode_alone(cls, value: Any) -> Any:
         return {"mode": value} if isinstance(value, str) else value
+
+    @property
+    def sync(self) -> str:
+        """As nats-server takes it; empty: not given."""
+        if self.sync_interval is None or isinstance(self.sync_interval, str):
+            return self.sync_interval or ""
+        return f"{self.sync_interval * 1e3:.0f}ms"
 
     @property
     def store(self) -> StoreSettings:

@@ -195,6 +195,8 @@ class LocalCluster:
             mqtt_port=self._config.mqtt_port,
             max_payload_bytes=self._config.max_payload,
             client=roles.client(self.pipeline),
+            store=self._config.delivery.folder,
+            sync_interval=self._config.delivery.sync,
             users=tuple(self._users.values()),
         )
         self._brokers = await NatsCluster.start(self._config.servers, config)

@@ -196,6 +196,23 @@ async def test_the_client_library_gets_each_result_once_though_the_broker_is_kil
                 assert right >= 0.97 * len(digits.labels)
 
 
+async def test_stored_frames_outlive_up_where_it_has_a_folder(shell: Shell, digits: Digits) -> None:
+    (shell.folder / "kept.yaml").write_text(
+        "nodes: 2\ndelivery: {mode: durable, folder: frames, sync_interval: 1s, input_limit: 10 MB}\n"
+    )
+    with shell.up("--config", "kept.yaml") as up:
+        for pid in nodes(up).values():
+            os.kill(pid, signal.SIGKILL)
+        async with depositor(up.url, digits) as own:
+            for number in range(20):
+                await own.publish(f"frame-{number}", number)
+            promised = own.promised
+    with shell.up("--config", "kept.yaml") as up:
+        async with depositor(up.url, digits) as own:
+            own.promised = promised
+            assert len(await own.check()) == 20
+
+
 async def test_a_full_store_refuses_its_publisher_and_loses_nothing(shell: Shell, digits: Digits) -> None:
     (shell.folder / "small.yaml").write_text("nodes: 2\ndelivery: {mode: durable, input_limit: 20 KB}\n")
     with shell.up("--config", "small.yaml") as up:

@@ -10,6 +10,7 @@ from broker.errors import BrokerError
 from broker.jetstream import JetStreamRefusedError, check_stored, stored
 from broker.port import Message
 from stages.identity import identify, reply_and_ack
+from understudy.config import make_config
 from understudy.delivery import DeliveryConfig, read_delivery
 from understudy.quantities import ConfigError
 
@@ -83,3 +84,21 @@ def test_the_store_s_refusal_says_why() -> None:
     for nonsense in (b"", b"[]", b"\xff"):
         with pytest.raises(BrokerError):
             check_stored(nonsense)
+
+
+@pytest.mark.parametrize(("given", "told"), [("2s", "2000ms"), ("always", "always"), (None, "")])
+def test_how_often_the_store_is_synced_is_said_as_the_server_takes_it(given: str | None, told: str) -> None:
+    assert DeliveryConfig(sync_interval=given).sync == told  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"broker": "nats://h", "delivery": {"folder": "x"}},
+        {"servers": 3, "delivery": {"folder": "x"}},
+        {"broker": "nats://h", "delivery": {"sync_interval": "always"}},
+    ],
+)
+def test_settings_of_the_embedded_broker_are_refused_for_another_one(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="embedded broker"):
+        make_config(settings, "options")
