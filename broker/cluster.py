@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
+import structlog
+
 from broker.connect import connect
 from broker.errors import BrokerError, ServerStartError
 from broker.port import Broker, Message
@@ -22,9 +24,12 @@ from broker.roles import Account, User
 from broker.server import ClusterConfig, NatsServer, ServerConfig
 
 MOST_SERVERS = 9
+ATTEMPTS = 3
 MESH_TIMEOUT_S = 10.0
 _ROUTES = "$SYS.REQ.SERVER.PING.ROUTEZ"
 _LISTEN_S = 0.1
+
+_log = structlog.get_logger(__name__)
 
 
 class NatsCluster:
@@ -51,6 +56,16 @@ class NatsCluster:
         own = config or ServerConfig()
         if not 1 <= count <= MOST_SERVERS:
             raise ServerStartError(f"{count} servers: 1 to {MOST_SERVERS} are possible")
+        for _ in range(ATTEMPTS - 1 if count > 1 and not own.port else 0):
+            try:
+                return await cls._start(own, count)
+            except ServerStartError as error:
+                # Somebody else may have taken one of the ports for the routes since they were chosen.
+                _log.info("servers_start_again", reason=str(error))
+        return await cls._start(own, count)
+
+    @classmethod
+    async def _start(cls, own: ServerConfig, count: int) -> NatsCluster:
         configs = [own] if count == 1 else _configs(own, count)
         starting = [asyncio.ensure_future(NatsServer.start_with(each)) for each in configs]
         outcomes = await asyncio.gather(*starting, return_exceptions=True)
