@@ -1,7 +1,8 @@
 """Where a head's results go: to the output subject, to who asked for them, and dead letters beside.
 
-A result that the broker has not confirmed when the connection is lost is published again. Where results are stored
-(durable delivery), a frame is acknowledged when its result is.
+When the connection is lost nobody can say whether the broker had the newest results. Who asked for one gets it again;
+on the output subject it is not repeated, since it may have been there: whoever misses it publishes its frame again.
+Where results are stored (durable delivery), a frame is acknowledged when its result is.
 """
 
 from __future__ import annotations
@@ -140,24 +141,24 @@ class Outlet:
     # ---- publishing --------------------------------------------------------------------------------------------
 
     def _messages(self, answer: Answer) -> list[Message]:
-        messages = [self._to_output(answer)]
-        replies = filter(subjects.is_answerable, answer.replies)
-        messages += [Message(subject=reply, data=answer.result) for reply in replies]
+        replies = [
+            Message(subject=reply, data=answer.result) for reply in answer.replies if subjects.is_answerable(reply)
+        ]
+        messages = [self._to_output(answer), *replies]
         if answer.dead_letter:
             messages.append(Message(subject=self._dead, data=answer.dead_letter))
+        if replies and not self._stores:
+            self._unconfirmed += replies
+            self._work.set()
         return messages
 
     def _to_output(self, answer: Answer) -> Message:
         if not self._stores:
-            message = Message(subject=self._results, data=answer.result)
-            self._unconfirmed.append(message)
-        else:
-            number = str(next(self._numbers))
-            headers = {ID_HEADER: answer.id}
-            message = Message(
-                subject=self._results, data=answer.result, reply=f"{self._inbox}.{number}", headers=headers
-            )
-            self._unstored[number] = _Unstored(answer.id, message, list(answer.acks))
+            return Message(subject=self._results, data=answer.result)
+        number = str(next(self._numbers))
+        headers = {ID_HEADER: answer.id}
+        message = Message(subject=self._results, data=answer.result, reply=f"{self._inbox}.{number}", headers=headers)
+        self._unstored[number] = _Unstored(answer.id, message, list(answer.acks))
         self._work.set()
         return message
 
@@ -180,7 +181,7 @@ class Outlet:
     # ---- at-least-once: what the broker has confirmed ------------------------------------------------------------
 
     async def _confirm_for_ever(self) -> None:
-        """Ask the broker again and again whether it has everything; after a loss, publish what it may not have."""
+        """Ask the broker again and again whether it has everything; after a loss, tell those who asked again."""
         while True:
             await self._work.wait()
             self._work.clear()

@@ -70,22 +70,25 @@ def _is_stopped(pid: int, thread: int) -> bool:
 OpenBroker = Callable[[], "asyncio.Future[Broker]"]
 
 
-async def test_results_that_were_not_confirmed_when_the_server_died_come_again(
+async def test_who_asked_gets_a_result_again_that_was_not_confirmed_when_the_server_died_and_nobody_else(
     server: NatsServer, open_broker: OpenBroker
 ) -> None:
     # The subscriber is connected again when the head is: core NATS tells nobody what came before.
     ours, inbox = await open_broker(), Inbox()
     await ours.subscribe(OUT, inbox)
+    await ours.subscribe("_INBOX.me", inbox)
     async with running(Outlet(ours, "p"), ours) as outlet:
-        await outlet.put([Answer(id="before", result=b"before")])
-        assert (await inbox.next()).data == b"before"
+        await outlet.put([Answer(id="before", result=b"before", replies=("_INBOX.me",))])
+        assert [message.subject for message in await inbox.take(2)] == [OUT, "_INBOX.me"]
         await ours.flush()
         await eventually(lambda: not outlet._unconfirmed)
         await pause(server)
-        await outlet.put([Answer(id="lost", result=b"lost")])  # to a server that takes it, and never handles it
+        # To a server that takes it, and never handles it.
+        await outlet.put([Answer(id="lost", result=b"lost", replies=("_INBOX.me",))])
         await server.kill()
         await server.restart()
-        assert (await inbox.next()).data == b"lost"
+        again = await inbox.next()
+        assert (again.subject, again.data) == ("_INBOX.me", b"lost")
         await outlet.put([Answer(id="after", result=b"after")])
         assert (await inbox.next()).data == b"after"
 
