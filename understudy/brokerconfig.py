@@ -26,7 +26,8 @@ write_deadline: "30s"
 ping_interval: "5s"
 ping_max: 2
 
-# A lease tells which of several controllers serves. Give it a folder that outlives the server, should it hold more.
+# A lease tells which of several controllers serves, a record which version of the model. With durable delivery frames
+# and results are here too: give it a folder that outlives the machine's next start then.
 jetstream {{ store_dir: {store} }}
 {mqtt}
 # On a network that others reach, turn this on, and write tls:// in the URLs.
