@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import structlog
 
-from broker.control import PartRef
 from broker.errors import UnderstudyError
 from planner.cluster import Cluster, NodeSpec
+from planner.part import Part
 from planner.plan import Plan
 from recovery.contingency import Setup, prepare
 from recovery.decide import Policy, Prepare
@@ -74,22 +74,28 @@ class Readiness:
             self._policy.objectives,
             spare_memory_bytes=self._policy.spare_memory_bytes,
         )
+        # Their files first: nodes may have some of them already, loaded for the controller before, and the next failure
+        # may lead over these at once.
+        placed = [spot for spot in placed if await self._is_made(served, spot.part)]
         self._store.apply(SparesPlaced(spares=tuple(placed), plan_epoch=route.epoch))
         self._refine(served, plan)
         log.info("spares-placed", epoch=route.epoch, spares=[f"{spot.node} {spot.part.name}" for spot in placed])
+
+    async def _is_made(self, served: Served, part: Part) -> bool:
+        try:
+            if part.name not in served.models:
+                await served.model(part)
+        except UnderstudyError as error:
+            log.warning("spare-not-made", part=part.name, reason=str(error))
+            return False
+        return True
 
     async def tell(self, served: Served, names: tuple[str, ...]) -> None:
         """Have these nodes load what was placed on them. Raises BrokerError."""
         epoch = self._store.state.spares_epoch
         for name in names:
-            parts: list[PartRef] = []
-            for spot in self._store.state.spares:
-                if spot.node == name:
-                    try:
-                        await served.model(spot.part)
-                        parts.append(part_ref(spot.part, served.models))
-                    except UnderstudyError as error:
-                        log.warning("spare-not-made", part=spot.part.name, reason=str(error))
+            own = [spot.part for spot in self._store.state.spares if spot.node == name]
+            parts = [part_ref(part, served.models) for part in own if await self._is_made(served, part)]
             await self._messenger.keep(name, parts, served.source.spec, epoch)
             self._store.apply(Told(node=name, epoch=epoch, now_s=self._store.now_s, spares=True))
 
