@@ -53,9 +53,6 @@ TRANSIENT = ("overloaded", "timeout")
 OUR_OWN = (*TRANSIENT, "failed")
 """Errors that say nothing against the frame."""
 
-PATIENCE_S = 30.0
-"""A frame is not left alone for longer, however often it was sent."""
-
 _NOT_NOW = NAK + b' {"delay": 1000000000}'
 
 Decoded = dict[str, Tensor] | FrameError
@@ -360,17 +357,18 @@ class Head:
 
     async def _watch(self) -> None:
         """Send again what seems lost. A frame that has been away for long is lost if nothing at all comes back, or if
-        one that was sent later is back (a pipeline answers in order). The patience doubles with every attempt."""
+        one that was sent later is back (a pipeline answers in order). The patience doubles with every attempt up to the
+        last; a stored frame has more, with that patience, since what is stored was promised."""
         while True:
             await asyncio.sleep(CHECK_LOST_S)
             now = time.perf_counter()
             for frame in self._ledger.oldest():
-                patience = min(self._settings.resend_after_s * 2 ** (frame.attempts - 1), PATIENCE_S)
+                doublings = min(frame.attempts, self._settings.max_attempts) - 1
+                patience = self._settings.resend_after_s * 2**doublings
                 overtaken = frame.sent_s < self._newest_back_s
                 stalled = now - self._progress_s > patience
                 if now - frame.sent_s < patience or not (overtaken or stalled):
                     continue
-                # What is stored was promised: it is never given up.
                 if frame.attempts >= self._settings.max_attempts and not frame.acks:
                     reason = f"no answer from the stages after {frame.attempts} attempts"
                     await self._answer([(FrameTag(frame.id), FrameError("timeout", reason))], self._now)
