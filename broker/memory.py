@@ -14,9 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from weakref import WeakKeyDictionary
 
-import structlog
-
-from broker.dispatch import BUFFER_TYPES, run_handler
+from broker.dispatch import BUFFER_TYPES, QueuedSubscription
 from broker.errors import (
     BrokerClosedError,
     BrokerError,
@@ -30,9 +28,7 @@ from broker.url import BrokerUrl
 
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
 QUEUE_MESSAGES = 65_536
-CLOSE_TIMEOUT_S = 2.0
 
-_log = structlog.get_logger(__name__)
 _SPACE = re.compile(r"\s")
 
 
@@ -67,44 +63,18 @@ class Hub:
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Hub]] = WeakKeyDictionary()
 
 
-class MemorySubscription:
-    """One subscription; its handler runs in one task, one message after the other.
-
-    At most 65,536 messages wait for the handler; what comes after that is dropped, with a warning in the log, as a
-    broker drops what a slow consumer does not take.
-    """
+class MemorySubscription(QueuedSubscription):
+    """One subscription. At most `QUEUE_MESSAGES` messages wait for its handler."""
 
     def __init__(self, hub: Hub, subject: str, queue: str, handler: Handler) -> None:
+        super().__init__(subject, handler, kind="memory", queue_messages=QUEUE_MESSAGES)
         self.queue = queue
         self._hub = hub
-        self._subject = subject
-        self._pattern = _pattern(subject)
-        self._handler = handler
-        self._messages: asyncio.Queue[Message] = asyncio.Queue(QUEUE_MESSAGES)
-        self.task = asyncio.create_task(self._run(), name=f"memory subscription {subject}")
         hub.add(self)
-
-    def matches(self, subject: str) -> bool:
-        return self._pattern.fullmatch(subject) is not None
-
-    def put(self, message: Message) -> None:
-        try:
-            self._messages.put_nowait(message)
-        except asyncio.QueueFull:
-            _log.warning("slow_consumer", subject=message.subject, subscription=self._subject)
 
     async def unsubscribe(self) -> None:
         self._hub.remove(self)
-        # Asked from inside its own handler, the task ends after it: see `_run`.
-        self._handler = _drop
-        if self.task is not asyncio.current_task():
-            self.task.cancel()
-            await asyncio.wait([self.task], timeout=CLOSE_TIMEOUT_S)
-
-    async def _run(self) -> None:
-        while self._handler is not _drop:
-            message = await self._messages.get()
-            await run_handler(self._handler, message, subscription=self._subject)
+        await self.stop()
 
 
 class MemoryBroker:
@@ -236,18 +206,9 @@ class MemoryBroker:
             raise BrokerClosedError(f"the connection to {self.url} is closed")
 
 
-async def _drop(message: Message) -> None:
-    """The handler of a subscription that has ended."""
-
-
 def _check_pattern(subject: str) -> None:
     words = subject.split(".")
     for position, word in enumerate(words, start=1):
         wild = word == "*" or (word == ">" and position == len(words))
         if not word or _SPACE.search(word) or (not wild and ("*" in word or ">" in word)):
             raise BrokerError(f"'{subject}' is not a subject")
-
-
-def _pattern(subject: str) -> re.Pattern[str]:
-    wild = {"*": r"[^.]+", ">": r".+"}
-    return re.compile(r"\.".join(wild.get(token, re.escape(token)) for token in subject.split(".")))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from broker.mqtt_topics import pattern
+from broker.dispatch import pattern
 
 
 @dataclass(frozen=True, slots=True)

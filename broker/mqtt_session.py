@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from broker.dispatch import tell
 from broker.errors import BrokerClosedError, BrokerError, BrokerUnreachableError
 from broker.mqtt_link import Link, LinkError, LinkRefusedError, LinkSettings, OnMessage
 from broker.mqtt_outbox import Outbox, Outgoing
@@ -255,7 +256,7 @@ class MqttSession:
             _log.error("message_given_up", topic=outgoing.topic, size_bytes=len(outgoing.payload))
         self._room.set()
         _log.warning("broker_disconnected", url=str(self._url))
-        self._tell(False)
+        tell(self.listeners, False, url=str(self._url))
 
     async def _regain(self) -> None:
         with contextlib.suppress(BrokerError, LinkError):
@@ -265,14 +266,7 @@ class MqttSession:
         self._room.set()
         self._send_waiting()
         _log.info("broker_reconnected", url=str(self._url))
-        self._tell(True)
-
-    def _tell(self, connected: bool) -> None:
-        for listener in self.listeners:
-            try:
-                listener(connected)
-            except Exception:
-                _log.exception("connection_listener_failed", url=str(self._url))
+        tell(self.listeners, True, url=str(self._url))
 
 
 def _pauses() -> Iterator[float]:

@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
-import structlog
-
-from broker.dispatch import run_handler
-from broker.mqtt_topics import filter_of, pattern
+from broker.dispatch import QueuedSubscription
+from broker.mqtt_topics import filter_of
 from broker.port import Handler, Message
 
 QUEUE_MESSAGES = 65_536
-CLOSE_TIMEOUT_S = 2.0
-
-_log = structlog.get_logger(__name__)
 
 
-class MqttSubscription:
-    """One subscription; its handler runs in one task, one message after the other.
-
-    At most 65,536 messages wait for the handler; what comes after that is dropped, with a warning in the log.
-    """
+class MqttSubscription(QueuedSubscription):
+    """One subscription. At most `QUEUE_MESSAGES` messages wait for its handler."""
 
     def __init__(self, subject: str, handler: Handler, remove: Callable[[MqttSubscription], Awaitable[None]]) -> None:
-        self.subject = subject
         self.filter = filter_of(subject)
         self.wild = "+" in self.filter or "#" in self.filter
-        self._pattern = pattern(subject)
-        self._handler = handler
         self._remove = remove
-        self._ended = False
-        self._messages: asyncio.Queue[Message] = asyncio.Queue(QUEUE_MESSAGES)
-        self.task = asyncio.create_task(self._run(), name=f"mqtt subscription {subject}")
-
-    def matches(self, subject: str) -> bool:
-        return self._pattern.fullmatch(subject) is not None
-
-    def put(self, message: Message) -> None:
-        try:
-            self._messages.put_nowait(message)
-        except asyncio.QueueFull:
-            _log.warning("slow_consumer", subject=message.subject, subscription=self.subject)
+        super().__init__(subject, handler, kind="mqtt", queue_messages=QUEUE_MESSAGES)
 
     async def unsubscribe(self) -> None:
         if self._ended:
@@ -49,18 +26,6 @@ class MqttSubscription:
         self._ended = True
         await self._remove(self)
         await self.stop()
-
-    async def stop(self) -> None:
-        self._ended = True
-        # Asked from inside its own handler, the task ends after it: see `_run`.
-        if self.task is not asyncio.current_task():
-            self.task.cancel()
-            await asyncio.wait([self.task], timeout=CLOSE_TIMEOUT_S)
-
-    async def _run(self) -> None:
-        while not self._ended:
-            message = await self._messages.get()
-            await run_handler(self._handler, message, subscription=self.subject)
 
 
 class Subscriptions:

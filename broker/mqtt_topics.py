@@ -2,7 +2,7 @@
 
 `a/#` also matches `a`, which `a.>` does not; and brokers differ in how often they deliver to a client whose filters
 overlap (MQTT 3.1.1, 3.3.5). So a connection asks its broker for the widest filters alone, and finds the subscriptions
-that a message is for by itself (`pattern`).
+that a message is for by itself (`broker.dispatch`).
 """
 
 from __future__ import annotations
@@ -37,12 +37,6 @@ def filter_of(subject: str) -> str:
 
 def subject_of(topic: str) -> str:
     return topic.replace("/", ".")
-
-
-def pattern(subject: str) -> re.Pattern[str]:
-    """What matches the subjects (with dots) of a subscription."""
-    wild = {"*": r"[^.]+", ">": r".+"}
-    return re.compile(r"\.".join(wild.get(word, re.escape(word)) for word in subject.split(".")))
 
 
 def widest(filters: Iterable[str]) -> set[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from nats import errors as nats_errors
 
-from broker.dispatch import BUFFER_TYPES
+from broker.dispatch import BUFFER_TYPES, tell
 from broker.errors import (
     BrokerClosedError,
     BrokerError,
@@ -298,22 +298,15 @@ class NatsBroker:
         if self._closing or self._connecting:
             return
         _log.warning("broker_disconnected", url=self.url)
-        self._tell(False)
+        tell(self._listeners, False, url=self.url)
 
     async def _on_reconnected(self) -> None:
         self._client.options["reconnect_time_wait"] = RECONNECT_WAIT_S
         self._last_error = None
         self._up.set()
         _log.info("broker_reconnected", url=self.url)
-        self._tell(True)
+        tell(self._listeners, True, url=self.url)
 
     async def _on_closed(self) -> None:
         if not self._closing:
             _log.error("broker_connection_ended", url=self.url)
-
-    def _tell(self, connected: bool) -> None:
-        for listener in self._listeners:
-            try:
-                listener(connected)
-            except Exception:
-                _log.exception("connection_listener_failed", url=self.url)

@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker import subjects
+from broker.dispatch import pattern
 from broker.errors import BrokerError, WireError
 from broker.mqtt_delivery import delivery_of
 from broker.mqtt_envelope import MAGIC, MAX_HEADER_BYTES, unwrap, wrap
 from broker.mqtt_outbox import MAX_SENDS, Outbox, Outgoing
-from broker.mqtt_topics import covers, filter_of, pattern, subject_of, topic_of, widest
+from broker.mqtt_topics import covers, filter_of, subject_of, topic_of, widest
 
 words = st.sampled_from(["a", "b", "c-1", "_"])
 concrete = st.lists(words, min_size=1, max_size=4).map(".".join)
