@@ -22,7 +22,9 @@ ACK, NAK = b"+ACK", b"-NAK"
 _PREFIX = "$JS.ACK."
 _NOT_FOUND = (10014, 10059)
 """No such consumer, no such stream."""
-_NO_MESSAGE = 10037
+NO_MESSAGE = 10037
+"""There is no such message."""
+
 _IN_USE = 10058
 """A stream of the name is there, with another configuration."""
 
@@ -77,7 +79,7 @@ def check_stored(data: Buffer) -> None:
     Raises:
         JetStreamRefusedError: the message was not stored; says why.
     """
-    document = _document(data, "a publish")
+    document = _document(data, "a publish", who="JetStream")
     if "error" in document:
         raise _refusal("does not store the message", document)
 
@@ -114,7 +116,7 @@ class JetStream:
             request = {"seq": sequence, "next_by_subj": subject}
             message = (await self._api(f"STREAM.MSG.GET.{stream}", request))["message"]
         except JetStreamRefusedError as error:
-            if error.code == _NO_MESSAGE:
+            if error.code == NO_MESSAGE:
                 return None
             raise
         return int(message["seq"]), base64.b64decode(message.get("data", ""))
@@ -140,24 +142,36 @@ class JetStream:
             )
         subject = f"$JS.API.{operation}"
         try:
-            answer = await self._broker.request(subject, json.dumps(request).encode(), timeout_s=TIMEOUT_S)
+            document = await ask(self._broker, subject, json.dumps(request).encode(), timeout_s=TIMEOUT_S)
         except NoRespondersError as error:
             raise NoJetStreamError(
                 f"{self._broker.url} has no JetStream, or this account may not use it: start nats-server with -js"
             ) from error
-        document = _document(answer.data, subject)
         if "error" in document:
             raise _refusal(f"refuses {operation}", document, who=self._broker.url)
         return document
 
 
-def _document(data: Buffer, what: str) -> dict[str, Any]:
+async def ask(
+    broker: Broker, subject: str, data: bytes, *, timeout_s: float, headers: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What JetStream answers, a JSON object; it has an `error` where it does not do what it was asked.
+
+    Raises:
+        NoRespondersError: there is no JetStream, or no such stream.
+        BrokerError: no answer in time, or none that is understood.
+    """
+    answer = await broker.request(subject, data, timeout_s=timeout_s, headers=headers)
+    return _document(answer.data, subject, who=broker.url)
+
+
+def _document(data: Buffer, what: str, who: str) -> dict[str, Any]:
     try:
         document = json.loads(bytes(data))
     except ValueError as error:
-        raise BrokerError(f"JetStream answers {bytes(data)[:80]!r} to {what}") from error
+        raise BrokerError(f"{who} answers {bytes(data)[:80]!r} to {what}") from error
     if not isinstance(document, dict):
-        raise BrokerError(f"JetStream answers {str(document)[:80]} to {what}")
+        raise BrokerError(f"{who} answers {str(document)[:80]} to {what}")
     return document
 
 

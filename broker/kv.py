@@ -11,6 +11,7 @@ import json
 from typing import Any, Literal
 
 from broker.errors import BrokerError, NoRespondersError, UnderstudyError
+from broker.jetstream import NO_MESSAGE, ask
 from broker.port import Broker
 from broker.url import is_mqtt
 
@@ -18,7 +19,6 @@ TIMEOUT_S = 1.0
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _OPERATION = b"KV-Operation:"
 _WRONG_SEQUENCE = 10071
-_NO_MESSAGE = 10037
 _UNAVAILABLE = 503
 _OFF = frozenset({10039, 10076})
 """JetStream is not enabled for the account, or not at all."""
@@ -116,7 +116,7 @@ class Bucket:
         """The value's sequence number; None, and nothing is put, where that of the newest value is not `expected` (0:
         there is no value)."""
         headers = None if expected is None else {_EXPECTED: str(expected)}
-        answer = await self._ask(self.subject(key), value, headers)
+        answer = await ask(self._broker, self.subject(key), value, timeout_s=TIMEOUT_S, headers=headers)
         if "error" not in answer:
             return int(answer["seq"])
         if answer["error"].get("err_code") == _WRONG_SEQUENCE:
@@ -131,7 +131,7 @@ class Bucket:
             # Other clients of JetStream delete a key by a message that says so.
             deleted = _OPERATION in base64.b64decode(message.get("hdrs", ""))
             return None if deleted else base64.b64decode(message.get("data", ""))
-        if answer["error"].get("err_code") == _NO_MESSAGE:
+        if answer["error"].get("err_code") == NO_MESSAGE:
             return None
         raise self._refused("get", key, answer)
 
@@ -145,17 +145,8 @@ class Bucket:
         return BrokerError(f"{self._broker.url} refuses to {what} {self.subject(key)}: {_reason(answer)}")
 
     async def _api(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
-        return await self._ask(f"$JS.API.{operation}.KV_{self._name}", json.dumps(request).encode())
-
-    async def _ask(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> dict[str, Any]:
-        answer = await self._broker.request(subject, data, timeout_s=TIMEOUT_S, headers=headers)
-        try:
-            document = json.loads(bytes(answer.data))
-        except ValueError as error:
-            raise BrokerError(f"{self._broker.url} answers {bytes(answer.data)[:80]!r} to {subject}") from error
-        if not isinstance(document, dict):
-            raise BrokerError(f"{self._broker.url} answers {str(document)[:80]} to {subject}")
-        return document
+        subject = f"$JS.API.{operation}.KV_{self._name}"
+        return await ask(self._broker, subject, json.dumps(request).encode(), timeout_s=TIMEOUT_S)
 
 
 def _reason(answer: dict[str, Any]) -> str:
