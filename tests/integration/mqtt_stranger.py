@@ -44,9 +44,13 @@ class MqttStranger:
     async def answer(self, payload: bytes, frame_id: str | None = None) -> dict[str, Any]:
         name = frame_id or secrets.token_hex(8)
         await self.publish(payload, name)
+        return await self.result(name)
+
+    async def result(self, frame_id: str) -> dict[str, Any]:
+        """Also of a frame that somebody else has published."""
         async with asyncio.timeout(ANSWER_S), self._news:
-            await self._news.wait_for(lambda: any(item["id"] == name for item in self.results))
-        return next(item for item in self.results if item["id"] == name)
+            await self._news.wait_for(lambda: any(item["id"] == frame_id for item in self.results))
+        return next(item for item in self.results if item["id"] == frame_id)
 
     def _hear(self, topic: str, payload: bytes) -> None:
         task = asyncio.ensure_future(self._keep(topic, json.loads(payload)))

@@ -162,8 +162,8 @@ async def test_a_camera_with_mqtt_and_a_pipeline_on_nats(shell: Shell, digits: D
             answer = await camera.answer(digits.frames[3], "by mqtt")
             assert answer["class_index"] == digits.labels[3]
             await listener.answer(digits.frames[4], "by nats")
-            assert len(listener.results) == 2
-            assert len([result for result in camera.results if result["id"] == "by nats"]) == 1
+            await camera.result("by nats")
+            assert [len(one.results) for one in (camera, listener)] == [2, 2]
 
 
 async def test_an_mqtt_listener_is_the_embedded_broker_s_alone(shell: Shell) -> None:
