@@ -240,6 +240,7 @@ class Beat:
         malformed: messages that were not understood, by their kind (`broker.malformed`).
         busy_s: seconds of inference since the start.
         rss_bytes: memory of the process.
+        tasks: of asyncio that have not ended.
         links: rates of the links into the node, measured from the activations that come over them.
     """
 
@@ -278,6 +279,7 @@ class Beat:
     interval_s: Interval
     links: tuple[LinkRate, ...]
     malformed: Mapping[Text, Count] = field(default_factory=dict)
+    tasks: Count = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

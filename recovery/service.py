@@ -151,9 +151,9 @@ class RecoveryService:
         """The status document (see `recovery.status`)."""
         document = status(self.state, self._data.url, self._observer.rates.frames_per_s, self._store.now_s)
         promised = {"delivery": self._flow.delivery, "ordered": self._flow.ordered}
-        malformed = dict(self.malformed.counts)
+        own = {"malformed": dict(self.malformed.counts), "tasks": len(asyncio.all_tasks())}
         recoveries = [record.document() for record in list(self._journal.records)[-20:]]
-        return {**document, **promised, "malformed": malformed, "recoveries": recoveries}
+        return {**document, **promised, **own, "recoveries": recoveries}
 
     def _on_record(self, record: Record) -> None:
         self._reporter.tell(record)

@@ -58,6 +58,7 @@ def _node(view: NodeView, living: bool) -> dict[str, Any]:
         "dropped": beat.dropped,
         "malformed": dict(beat.malformed),
         "rss_bytes": beat.rss_bytes,
+        "tasks": beat.tasks,
         "memory_bytes": beat.memory_bytes or None,
         "threads": beat.threads,
         "providers": list(beat.providers),

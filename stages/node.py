@@ -34,7 +34,7 @@ log = structlog.get_logger("understudy.node")
 NAMESAKE_WATCH_S = 3.0
 """For so long after its start a node looks for another of its name. Later, the other one is the newcomer."""
 
-RSS_EVERY_S = 1.0
+USAGE_EVERY_S = 1.0
 CONFIRM_S = 1.0
 CONFIRM_ATTEMPTS = 3
 """How long a head that was paused waits for the word of a controller that listens and does not answer, and how often
@@ -132,7 +132,7 @@ class Node:
         self._namesake: NodeNameTakenError | None = None
         self._alone = True
         self._host = socket.gethostname()
-        self._rss = (0.0, 0)
+        self._usage = (0.0, 0, 0)
 
     async def run(self) -> None:
         """Serve until cancelled, or until `leave` has taken effect.
@@ -176,6 +176,7 @@ class Node:
     def _make_beat(self) -> Beat:
         head, duties = self._plane.head, self._duties
         counters = self._plane.lead.counters
+        rss_bytes, tasks = self._used()
         return Beat(
             node=self._settings.name,
             incarnation=self._incarnation,
@@ -208,18 +209,19 @@ class Node:
             frames=self._counters.frames,
             dropped=self._counters.dropped,
             busy_s=self._counters.busy_s,
-            rss_bytes=self._rss_bytes(),
+            rss_bytes=rss_bytes,
+            tasks=tasks,
             interval_s=self._settings.heartbeat_s,
             malformed=dict(self._counters.malformed.counts),
             links=tuple(LinkRate(sender=n, bytes_per_s=round(r)) for n, r in self._plane.links.bytes_per_s().items()),
         )
 
-    def _rss_bytes(self) -> int:
-        """Memory of the process, read about once a second."""
+    def _used(self) -> tuple[int, int]:
+        """Memory of the process, and how many tasks have not ended, read about once a second."""
         now = time.monotonic()
-        if now - self._rss[0] > RSS_EVERY_S:
-            self._rss = (now, _rss_bytes())
-        return self._rss[1]
+        if now - self._usage[0] > USAGE_EVERY_S:
+            self._usage = (now, _rss_bytes(), len(asyncio.all_tasks()))
+        return self._usage[1:]
 
     async def _confirm_head(self) -> bool:
         """Ask the controller. Where there is none, nobody can have made another node the head."""

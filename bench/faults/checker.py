@@ -29,6 +29,9 @@ HEALTHY_S = 30.0
 SETTLE_S = 2.0
 """How long after the last answer a second one is waited for."""
 
+SETTLED_S = 60.0
+"""What was answered as promised so long ago is only counted from then on."""
+
 SILENT_S = 0.5
 """How long before the checker noticed that its connection was lost something may have been lost already."""
 
@@ -109,8 +112,8 @@ class Checker:
         """Publish frames, each of which is published again where nothing comes of it, until there are `frames` and
         `until` is set."""
         async with self._again():
-            due_s, first = time.monotonic(), len(self.tally.frames)
-            while len(self.tally.frames) < first + frames or not (until is None or until.is_set()):
+            due_s, first = time.monotonic(), self.tally.published
+            while self.tally.published < first + frames or not (until is None or until.is_set()):
                 await self._room(pace.window)
                 due_s = max(due_s + 1 / pace.rate_per_s, time.monotonic() - 0.1)
                 if (pause_s := due_s - time.monotonic()) > 0:
@@ -167,12 +170,13 @@ class Checker:
         while True:
             await asyncio.sleep(LOOK_S)
             now_s = time.monotonic()
+            self.tally.settle(now_s - SETTLED_S)
             for frame in list(self.tally.outstanding.values()):
                 if now_s - frame.sent_s[-1] > self._patience_s:
                     await self._send(frame)
 
     async def _publish_new(self) -> None:
-        await self._send(self.tally.add(image=len(self.tally.frames) % len(self._images)))
+        await self._send(self.tally.add(image=self.tally.published % len(self._images)))
 
     async def _send(self, frame: Frame) -> None:
         frame.sent_s.append(time.monotonic())
@@ -189,7 +193,7 @@ class Checker:
             await self._news(LOOK_S)
 
     def _pending(self) -> int:
-        return len(self.tally.frames) - self.tally.answered
+        return self.tally.published - self.tally.answered
 
     async def _news(self, timeout_s: float) -> None:
         """Until an answer comes, or for so long."""
@@ -223,7 +227,7 @@ class Checker:
             self._heard(int(number), document, on_out=False)
 
     def _heard(self, number: int, document: dict[str, Any], *, on_out: bool) -> None:
-        self.tally.heard(self.tally.frames[number], document, time.monotonic(), on_out=on_out)
+        self.tally.heard(number, document, time.monotonic(), on_out=on_out)
         self._progress.set()
 
     def _note_outage(self) -> None:

@@ -271,6 +271,14 @@ class ChaosCluster:
         found = {name: member.pid for name, member in self.members.items() if member.lives}
         return found | ({"server": self.server.pid} if self.server.running else {})
 
+    async def tasks(self) -> dict[str, int]:
+        """Of asyncio, by member, as the status says: of the nodes that live, and of the controller that serves."""
+        document = await self.status()
+        if document is None:
+            return {}
+        found = {node["name"]: int(node["tasks"]) for node in document["nodes"] if node["alive"]}
+        return found | {await self.who_is("controller"): int(document["tasks"])}
+
     def keep_logs(self) -> Path:
         """Copy the logs to where they outlive this cluster."""
         kept = Path(tempfile.mkdtemp(prefix="understudy-faults-"))

@@ -1,4 +1,4 @@
-"""Memory, threads and open files of processes over time, and whether they grow without end (Linux)."""
+"""Memory, threads, open files and tasks of processes over time, and whether they grow without end (Linux)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,18 +15,20 @@ from bench.harness import rss_bytes
 WARM_S = 20.0
 """Of each process's life: it loads, fills its caches and pools. Not judged."""
 
+LEAST_TOLD = 15
 LEAST_S = 20.0
 """A process is judged by what it did for at least so long after it was warm."""
 
 MOST_MB = 10.0
 MOST_FILES = 5.0
+MOST_TASKS = 25.0
 """More than that, while it is watched, is a leak. A bound on the growth and not on its rate: in a minute pools
 fill, and a rate is mostly noise; in an hour the same bound finds 0.2 MB per minute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One process at one moment (`time.monotonic`); `age_s` since it was seen first."""
+    """One process at one moment (`time.monotonic`); `age_s` since it was seen first, `tasks` where it has told."""
 
     name: str
     pid: int
@@ -35,6 +37,7 @@ class Sample:
     rss_bytes: int
     threads: int
     files: int
+    tasks: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,25 +57,32 @@ class Growth:
     mb_per_min: float
     files_per_min: float
     threads_per_min: float
+    tasks_per_min: float
 
     def flat(self, most_mb: float = MOST_MB) -> bool:
         """Whether nothing grew by more than the bounds."""
         minutes = self.seconds / 60
         more_files = max(self.files_per_min, self.threads_per_min) * minutes
-        return self.mb_per_min * minutes <= most_mb and more_files <= MOST_FILES
+        more_tasks = self.tasks_per_min * minutes
+        return self.mb_per_min * minutes <= most_mb and more_files <= MOST_FILES and more_tasks <= MOST_TASKS
 
 
 class Meter:
-    """Reads `/proc` for the processes that `pids` names at the time."""
+    """Reads `/proc` for the processes that `pids` names at the time, and asks `tasks` for how many theirs are."""
 
-    def __init__(self, pids: Callable[[], Mapping[str, int]]) -> None:
-        self._pids = pids
+    def __init__(
+        self, pids: Callable[[], Mapping[str, int]], tasks: Callable[[], Awaitable[Mapping[str, int]]] | None = None
+    ) -> None:
+        self._pids, self._ask_tasks = pids, tasks
+        self._tasks: Mapping[str, int] = {}
         self._born_s: dict[int, float] = {}
         self.samples: list[Sample] = []
 
     async def run(self, every_s: float) -> None:
         """Until cancelled."""
         while True:
+            if self._ask_tasks is not None:
+                self._tasks = await self._ask_tasks()
             self.look()
             await asyncio.sleep(every_s)
 
@@ -94,6 +104,7 @@ class Meter:
                     rss_bytes=rss_bytes(pid),
                     threads=threads,
                     files=files,
+                    tasks=self._tasks.get(name),
                 )
             )
 
@@ -128,9 +139,19 @@ def growth(samples: Iterable[Sample], *, warm_s: float = WARM_S, least_s: float 
                 mb_per_min=_slope(minutes, [sample.rss_bytes / 1e6 for sample in own]),
                 files_per_min=_slope(minutes, [sample.files for sample in own]),
                 threads_per_min=_slope(minutes, [sample.threads for sample in own]),
+                tasks_per_min=_tasks_slope(own),
             )
         )
     return found
+
+
+def _tasks_slope(samples: Iterable[Sample]) -> float:
+    """0 for a process that has told too seldom: one that stands by is asked nothing."""
+    told = [(sample.at_s / 60, float(sample.tasks)) for sample in samples if sample.tasks is not None]
+    if len(told) < LEAST_TOLD:
+        return 0.0
+    minutes, counts = zip(*told, strict=True)
+    return _slope(minutes, counts)
 
 
 def _slope(x: Sequence[float], y: Sequence[float]) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.faults.leaks import MOST_FILES, Growth
+from bench.faults.leaks import MOST_FILES, MOST_TASKS, Growth
 from bench.faults.run import Outcome
 
 MACHINE_PACKAGES = ("nats-py", "onnxruntime")
@@ -54,7 +54,7 @@ def _show_tally(outcome: Outcome, console: Console) -> None:
     tally = outcome.tally
     away, missed = tally.unheard
     rows = {
-        "frames published": len(tally.frames),
+        "frames published": tally.published,
         "answered": tally.answered,
         "lost": len(tally.lost),
         "answered twice on .out": len(tally.twice),
@@ -79,7 +79,15 @@ def _show_tally(outcome: Outcome, console: Console) -> None:
 def show_growth(found: Sequence[Growth], console: Console, *, most_mb: float) -> None:
     table = Table(title="growth of processes, once warm", title_justify="left")
     table.add_column("process")
-    for column in ("watched, s", "first, MB", "last, MB", "MB per min", "files per min", "threads per min"):
+    for column in (
+        "watched, s",
+        "first, MB",
+        "last, MB",
+        "MB per min",
+        "files per min",
+        "threads per min",
+        "tasks per min",
+    ):
         table.add_column(column, justify="right")
     table.add_column("verdict")
     for one in found:
@@ -91,10 +99,13 @@ def show_growth(found: Sequence[Growth], console: Console, *, most_mb: float) ->
             f"{one.mb_per_min:+.2f}",
             f"{one.files_per_min:+.2f}",
             f"{one.threads_per_min:+.2f}",
+            f"{one.tasks_per_min:+.2f}",
             "flat" if one.flat(most_mb) else "grows",
         )
     console.print(table)
-    console.print(f"flat: at most {most_mb:g} MB, and {MOST_FILES:g} files and threads more, by the line")
+    console.print(
+        f"flat: at most {most_mb:g} MB, {MOST_FILES:g} files and threads and {MOST_TASKS:g} tasks more, by the line"
+    )
 
 
 def document(outcome: Outcome) -> dict[str, Any]:

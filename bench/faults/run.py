@@ -125,7 +125,7 @@ async def _metered(cluster: ChaosCluster, every_s: float):  # type: ignore[no-un
     if not every_s:
         yield None
         return
-    meter = Meter(cluster.pids)
+    meter = Meter(cluster.pids, cluster.tasks)
     task = asyncio.create_task(meter.run(every_s), name="chaos-meter")
     try:
         yield meter

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,13 +52,40 @@ class Outage:
     ended_s: float
 
 
+@dataclass(slots=True)
+class Settled:
+    """What is kept of frames that were answered as promised, and long ago: an hour's frames do not fit in memory.
+
+    Attributes:
+        sent_s: when each was published first.
+        done_s: when each was answered.
+        degraded, refused, published_again: as in the `Tally`.
+        late: numbers of those that were answered on the output subject once more after that.
+    """
+
+    sent_s: array[float] = field(default_factory=lambda: array("d"))
+    done_s: array[float] = field(default_factory=lambda: array("d"))
+    degraded: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    published_again: int = 0
+    late: list[int] = field(default_factory=list)
+
+
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """The counts of a run. `healthy`: by image, the class that the healthy pipeline says."""
+    """The counts of a run.
+
+    Attributes:
+        healthy: by image, the class that the healthy pipeline says.
+        published: how many frames there are.
+        frames: those that are not settled, by number.
+    """
 
     promise: Promise
     healthy: Sequence[int]
+    published: int = 0
     frames: dict[int, Frame] = field(default_factory=dict)
+    settled: Settled = field(default_factory=Settled)
     outages: list[Outage] = field(default_factory=list)
     outstanding: dict[int, Frame] = field(default_factory=dict)
     answered: int = 0
@@ -66,13 +94,18 @@ class Tally:
 
     def add(self, image: int) -> Frame:
         """The next frame."""
-        frame = Frame(number=len(self.frames), image=image)
+        frame = Frame(number=self.published, image=image)
+        self.published += 1
         self.frames[frame.number] = self.outstanding[frame.number] = frame
         return frame
 
-    def heard(self, frame: Frame, document: Mapping[str, Any], at_s: float, *, on_out: bool) -> None:
+    def heard(self, number: int, document: Mapping[str, Any], at_s: float, *, on_out: bool) -> None:
         """An answer to one of our frames."""
-        code = (document.get("error") or {}).get("code")
+        code, frame = (document.get("error") or {}).get("code"), self.frames.get(number)
+        if frame is None:
+            if on_out and code not in TRANSIENT:
+                self.settled.late.append(number)
+            return
         if code in TRANSIENT:
             if on_out:
                 frame.refused.append(code)
@@ -88,6 +121,22 @@ class Tally:
             self.answered += 1
             del self.outstanding[frame.number]
 
+    def settle(self, before_s: float) -> None:
+        """Keep no more than the counts of frames that were published before that moment and answered as promised."""
+        for frame in list(itertools.takewhile(lambda frame: frame.sent_s[0] < before_s, self.frames.values())):
+            if self._is_good(frame):
+                assert frame.done_s is not None
+                self.settled.sent_s.append(frame.sent_s[0])
+                self.settled.done_s.append(frame.done_s)
+                self.settled.degraded += _degraded([frame])
+                self.settled.refused.update(frame.refused)
+                self.settled.published_again += len(frame.sent_s) - 1
+                del self.frames[frame.number]
+
+    def _is_good(self, frame: Frame) -> bool:
+        heard = 0 < len(frame.out) <= self.promise.answers_on_out
+        return heard and frame.done_s is not None and not self._is_wrong(frame)
+
     # ---- the verdict -------------------------------------------------------------------------------------------
 
     @property
@@ -97,7 +146,7 @@ class Tally:
     @property
     def twice(self) -> list[int]:
         limit = self.promise.answers_on_out
-        return [frame.number for frame in self.frames.values() if len(frame.out) > limit]
+        return [frame.number for frame in self.frames.values() if len(frame.out) > limit] + self.settled.late
 
     @property
     def wrong(self) -> list[int]:
@@ -127,29 +176,30 @@ class Tally:
     @property
     def degraded(self) -> Counter[str]:
         """Answers by another technique than `none`."""
-        said = (frame.answer for frame in self.frames.values())
-        return Counter(a["technique"] for a in said if a and not a.get("error") and a["technique"] != "none")
+        return self.settled.degraded + _degraded(self.frames.values())
 
     @property
     def refused(self) -> Counter[str]:
         """Errors by their code, those that are transient too."""
-        codes = Counter(code for frame in self.frames.values() for code in frame.refused)
+        codes = self.settled.refused + Counter(code for frame in self.frames.values() for code in frame.refused)
         for frame in self.frames.values():
             codes.update(answer["error"]["code"] for answer in frame.out if answer.get("error"))
         return codes
 
     @property
     def published_again(self) -> int:
-        return sum(len(frame.sent_s) - 1 for frame in self.frames.values())
+        return self.settled.published_again + sum(len(frame.sent_s) - 1 for frame in self.frames.values())
 
     def silence_s(self, began_s: float, ended_s: float) -> float:
         """The longest time without an answer between two moments."""
-        times = sorted(f.done_s for f in self.frames.values() if f.done_s is not None and began_s < f.done_s < ended_s)
+        recent = (frame.done_s for frame in self.frames.values() if frame.done_s is not None)
+        answers = itertools.chain(self.settled.done_s, recent)
+        times = sorted(done_s for done_s in answers if began_s < done_s < ended_s)
         return max((b - a for a, b in itertools.pairwise([began_s, *times, ended_s])), default=0.0)
 
     @property
     def longest_silence_s(self) -> float:
-        sent = [frame.sent_s[0] for frame in self.frames.values()]
+        sent = [*self.settled.sent_s, *(frame.sent_s[0] for frame in self.frames.values())]
         return self.silence_s(min(sent), max(sent)) if sent else 0.0
 
     @property
@@ -162,7 +212,7 @@ class Tally:
         away, missed = self.unheard
         failed = sorted({*self.lost, *self.twice, *self.wrong, *missed})
         return {
-            "published": len(self.frames),
+            "published": self.published,
             "answered": self.answered,
             "lost": self.lost,
             "twice": self.twice,
@@ -176,7 +226,7 @@ class Tally:
             "strange_messages": self.strange,
             "outages": len(self.outages),
             "kept": self.kept,
-            "failed_frames": [self._story(self.frames[number]) for number in failed[:50]],
+            "failed_frames": [self._story(self.frames[number]) for number in failed[:50] if number in self.frames],
         }
 
     def _story(self, frame: Frame) -> dict[str, Any]:
@@ -191,3 +241,8 @@ class Tally:
             "replies": frame.replies,
             "healthy": self.healthy[frame.image],
         }
+
+
+def _degraded(frames: Iterable[Frame]) -> Counter[str]:
+    said = (frame.answer for frame in frames)
+    return Counter(a["technique"] for a in said if a and not a.get("error") and a["technique"] != "none")

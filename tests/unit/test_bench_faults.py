@@ -76,32 +76,32 @@ def sent(tally: Tally, at_s: float = 0.0) -> Frame:
 def test_a_promise_is_kept_where_every_frame_has_the_right_answer_once(tally: Tally) -> None:
     frame = sent(tally)
     assert (tally.lost, tally.kept) == ([0], False)
-    tally.heard(frame, answer(), 1.0, on_out=True)
-    tally.heard(frame, answer(), 1.1, on_out=False)
+    tally.heard(frame.number, answer(), 1.0, on_out=True)
+    tally.heard(frame.number, answer(), 1.1, on_out=False)
     assert (tally.lost, tally.twice, tally.wrong, tally.kept) == ([], [], [], True)
 
 
 def test_a_second_answer_on_the_output_subject_is_one_too_many(tally: Tally) -> None:
     frame = sent(tally)
     for at_s in (1.0, 2.0):
-        tally.heard(frame, answer(), at_s, on_out=True)
+        tally.heard(frame.number, answer(), at_s, on_out=True)
     assert (tally.twice, tally.kept) == ([0], False)
     assert tally.document()["failed_frames"][0]["out_s"] == [1.0, 2.0]
 
 
 def test_another_class_is_wrong_unless_the_answer_says_that_it_is_degraded(tally: Tally) -> None:
-    tally.heard(sent(tally), answer(4, "exit"), 1.0, on_out=True)
+    tally.heard(sent(tally).number, answer(4, "exit"), 1.0, on_out=True)
     assert (tally.wrong, dict(tally.degraded)) == ([], {"exit": 1})
-    tally.heard(sent(tally), answer(4), 1.0, on_out=True)
+    tally.heard(sent(tally).number, answer(4), 1.0, on_out=True)
     assert tally.wrong == [1]
 
 
 def test_an_error_for_a_good_frame_is_wrong_and_one_that_may_pass_is_no_answer(tally: Tally) -> None:
     first, second = sent(tally), sent(tally)
-    tally.heard(first, answer(code="overloaded"), 1.0, on_out=True)
+    tally.heard(first.number, answer(code="overloaded"), 1.0, on_out=True)
     assert tally.lost == [0, 1]
-    tally.heard(first, answer(), 2.0, on_out=True)
-    tally.heard(second, answer(code="failed"), 2.0, on_out=True)
+    tally.heard(first.number, answer(), 2.0, on_out=True)
+    tally.heard(second.number, answer(code="failed"), 2.0, on_out=True)
     assert (tally.lost, tally.twice, tally.wrong) == ([], [], [1])
     assert dict(tally.refused) == {"overloaded": 1, "failed": 1}
 
@@ -109,23 +109,41 @@ def test_an_error_for_a_good_frame_is_wrong_and_one_that_may_pass_is_no_answer(t
 def test_an_answer_on_the_reply_subject_alone_is_excused_by_an_outage_of_the_checker(tally: Tally) -> None:
     tally.outages.append(Outage(began_s=4.0, ended_s=5.0))
     for sent_s, done_s in ((0.0, 1.0), (4.5, 6.0), (3.0, 9.0), (5.5, 6.0)):
-        tally.heard(sent(tally, sent_s), answer(), done_s, on_out=False)
+        tally.heard(sent(tally, sent_s).number, answer(), done_s, on_out=False)
     assert tally.unheard == ([1, 2], [0, 3])
     assert not tally.kept
 
 
 def test_a_silence_is_the_longest_time_between_answers_and_the_ends_count(tally: Tally) -> None:
     for done_s in (1.0, 1.5, 4.0):
-        tally.heard(sent(tally), answer(), done_s, on_out=True)
+        tally.heard(sent(tally).number, answer(), done_s, on_out=True)
     assert tally.silence_s(1.0, 4.5) == 2.5
     assert tally.silence_s(3.9, 9.0) == 5.0
     assert tally.silence_s(5.0, 6.0) == 1.0
 
 
+def test_of_what_was_answered_as_promised_long_ago_only_the_counts_are_kept(tally: Tally) -> None:
+    frames = [sent(tally, float(number)) for number in range(5)]
+    frames[0].sent_s.append(0.5)
+    tally.heard(0, answer(code="overloaded"), 0.6, on_out=True)
+    tally.heard(0, answer(4, "exit"), 1.0, on_out=True)
+    tally.heard(1, answer(4), 2.0, on_out=True)
+    tally.heard(3, answer(), 3.5, on_out=True)
+    tally.heard(4, answer(), 7.0, on_out=True)
+    before = tally.document()
+    tally.settle(4.0)
+    assert sorted(tally.frames) == [1, 2, 4]  # wrong, not answered, not old
+    assert tally.document() == before
+    tally.heard(3, answer(), 9.0, on_out=False)
+    assert tally.twice == []
+    tally.heard(3, answer(), 9.0, on_out=True)
+    assert (tally.twice, tally.kept) == ([3], False)
+
+
 # ---- leaks ---------------------------------------------------------------------------------------------------------
 
 
-def samples(mb_per_min: float, files_per_min: float = 0.0) -> list[Sample]:
+def samples(mb_per_min: float, files_per_min: float = 0.0, tasks_per_min: float = 0.0) -> list[Sample]:
     return [
         Sample(
             name="node1",
@@ -135,16 +153,18 @@ def samples(mb_per_min: float, files_per_min: float = 0.0) -> list[Sample]:
             rss_bytes=round(100e6 + mb_per_min * 1e6 * second / 60 + (20e6 if second > 5 else 0)),
             threads=9,
             files=20 + int(files_per_min * second / 60),
+            tasks=None if second % 3 else 40 + int(tasks_per_min * second / 60),
         )
         for second in range(120)
     ]
 
 
 @pytest.mark.parametrize(
-    ("mb", "files", "flat"), [(0.0, 0.0, True), (3.0, 0.0, True), (9.0, 0.0, False), (0, 9, False)]
+    ("mb", "files", "tasks", "flat"),
+    [(0.0, 0.0, 0.0, True), (3.0, 0.0, 0.0, True), (9.0, 0.0, 0.0, False), (0, 9, 0, False), (0, 0, 40, False)],
 )
-def test_a_process_that_grows_once_it_is_warm_is_found(mb: float, files: float, flat: bool) -> None:
-    (found,) = growth(samples(mb, files))
+def test_a_process_that_grows_once_it_is_warm_is_found(mb: float, files: float, tasks: float, flat: bool) -> None:
+    (found,) = growth(samples(mb, files, tasks))
     assert found.mb_per_min == pytest.approx(mb, abs=0.05)
     assert found.flat() is flat
 
