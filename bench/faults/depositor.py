@@ -7,19 +7,21 @@ stores them: what is on the output subject meanwhile is for who does not mind th
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import json
-from typing import Any
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import FetchTimeoutError
 
 from bench.faults.checker import Checker, read_json
 from bench.faults.tally import Frame
 
-POLL_S = 0.01
+POLL_S = 0.05
 ANSWER_S = 1.0
+IDLE_S = 30.0
+BATCH = 128
 
 
 class Depositor(Checker):
@@ -51,24 +53,37 @@ class Depositor(Checker):
             self._stored.add((token, int(number)))
 
     async def _read_for_ever(self) -> None:
+        """By a consumer that is made anew, from where the last one came to, whenever anything goes wrong."""
         while True:
-            found = await self._read(self._next)
-            if found is None:
-                await asyncio.sleep(POLL_S)
-                continue
-            sequence, data = found
-            self._next = sequence + 1
-            self._hear_result(data)
+            with contextlib.suppress(NatsError, TimeoutError):
+                reader = await self._consumer()
+                while True:
+                    await self._read(reader)
+            await asyncio.sleep(POLL_S)
 
-    async def _read(self, sequence: int) -> tuple[int, bytes] | None:
-        """The first stored result from this sequence number on."""
-        subject = f"$JS.API.STREAM.MSG.GET.understudy_out_{self._pipeline}"
-        request = {"seq": sequence, "next_by_subj": f"understudy.{self._pipeline}.out"}
-        with contextlib.suppress(NatsError, TimeoutError, ValueError, KeyError):
-            answer = await self._connection.request(subject, json.dumps(request).encode(), timeout=ANSWER_S)
-            message: dict[str, Any] = json.loads(answer.data)["message"]
-            return int(message["seq"]), base64.b64decode(message["data"])
-        return None
+    async def _consumer(self) -> JetStreamContext.PullSubscription:
+        settings = ConsumerConfig(
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=self._next,
+            ack_policy=AckPolicy.NONE,
+            inactive_threshold=IDLE_S,
+        )
+        return await self._connection.jetstream(timeout=ANSWER_S).pull_subscribe(
+            f"understudy.{self._pipeline}.out", stream=f"understudy_out_{self._pipeline}", config=settings
+        )
+
+    async def _read(self, reader: JetStreamContext.PullSubscription) -> None:
+        try:
+            messages = await reader.fetch(BATCH, timeout=ANSWER_S)
+        except FetchTimeoutError:
+            # None came; or the consumer is gone, of which a request that waits hears nothing.
+            await reader.consumer_info()
+            return
+        for message in messages:
+            sequence = message.metadata.sequence.stream
+            if sequence >= self._next:
+                self._next = sequence + 1
+                self._hear_result(message.data)
 
     def _note_outage(self) -> None:
         """Who reads what is stored misses nothing while it is away."""
