@@ -16,12 +16,13 @@ from pathlib import Path
 import structlog
 from rich.console import Console
 
-from bench.faults.faults import KINDS
+from bench.faults.faults import KINDS, possible
 from bench.faults.leaks import MOST_MB
 from bench.faults.promise import PROMISES
 from bench.faults.report import MACHINE_PACKAGES, document, show, show_growth
 from bench.faults.run import Order, run
 from bench.faults.schedule import make_schedule
+from bench.faults.servers import BROKERS, ServersError
 from bench.harness import machine, write_json
 from broker.errors import UnderstudyError
 
@@ -54,8 +55,16 @@ def main() -> int:
     kinds = [kind for kind in options.kinds.split(",") if kind]
     spared = [SPARED] if options.minutes else []
     try:
+        _check(options)
+        mqtt = options.broker != "nats"
         schedule = make_schedule(
-            seed=options.seed, faults=faults, every_s=every_s, nodes=nodes, kinds=kinds, spared=spared
+            seed=options.seed,
+            faults=faults,
+            every_s=every_s,
+            nodes=nodes,
+            kinds=kinds,
+            spared=spared,
+            allowed=possible(mqtt=mqtt, servers=options.servers, delivery=options.delivery),
         )
         # Evenly over the faults, so that none has no frame beside it; the pipeline may be faster than that.
         rate = 0.0 if options.minutes else options.frames / max(1.0, schedule[-1].ends_s)
@@ -65,8 +74,11 @@ def main() -> int:
             rate_per_s=rate,
             load=options.load,
             nodes=options.nodes,
-            controllers=options.controllers,
+            controllers=options.controllers or (1 if mqtt else 2),
             delivery=options.delivery,
+            replicas=options.replicas,
+            broker=options.broker,
+            servers=options.servers,
             sample_s=1.0 if options.minutes else 0.0,
         )
         outcome = asyncio.run(run(order, lambda line: console.print(line, highlight=False)))
@@ -90,6 +102,19 @@ def main() -> int:
     return 0 if good else 1
 
 
+def _check(options: argparse.Namespace) -> None:
+    """Raises ServersError where the options do not go together."""
+    if options.broker != "nats":
+        if options.delivery == "durable":
+            raise ServersError("durable delivery needs JetStream: --broker nats")
+        if options.servers > 1:
+            raise ServersError(f"{options.broker} is one server: a cluster is made with --broker nats")
+        if options.controllers is not None and options.controllers > 1:
+            raise ServersError("controllers cannot stand by on MQTT: --controllers 1")
+    if options.replicas > options.servers:
+        raise ServersError(f"{options.replicas} replicas need as many servers: --servers {options.replicas}")
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.faults", description=__doc__)
     parser.add_argument("--frames", type=int, default=10_000, help="at least so many; more where faults last longer")
@@ -98,8 +123,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--kinds", default="", metavar="A,B", help=f"of: {', '.join(KINDS)}")
     parser.add_argument("--every", default="", metavar="10s", help="between two faults, on average; default 2s")
     parser.add_argument("--nodes", type=int, default=4)
-    parser.add_argument("--controllers", type=int, default=2, help="one serves, the others stand by")
+    parser.add_argument(
+        "--controllers", type=int, help="one serves, the others stand by; default 2, and 1 where the broker speaks MQTT"
+    )
     parser.add_argument("--delivery", choices=sorted(PROMISES), default="at-least-once")
+    parser.add_argument("--replicas", type=int, default=1, help="servers that keep a copy of what is stored")
+    parser.add_argument("--broker", choices=BROKERS, default="nats", help="nats-mqtt: its MQTT listener alone")
+    parser.add_argument("--servers", type=int, default=1, help="of nats, as a cluster")
     parser.add_argument("--minutes", type=float, default=0.0, help="run for so long, and watch for leaks")
     parser.add_argument("--load", type=float, default=0.8, help="with --minutes: share of what the pipeline can")
     parser.add_argument(

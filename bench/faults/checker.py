@@ -1,4 +1,4 @@
-"""A publisher and a subscriber who know the protocol and nothing of the code: nats-py and JSON."""
+"""A publisher and a subscriber who know the protocol and nothing of the code: what is the same over NATS and MQTT."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ import contextlib
 import json
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import nats
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
-
 from bench.faults.promise import Promise
-from bench.faults.tally import Frame, Outage, Tally
+from bench.faults.tally import Debt, Frame, Outage, Tally
 from broker.errors import UnderstudyError
 
 PATIENCE_S = 3.0
@@ -35,6 +31,9 @@ SETTLED_S = 60.0
 SILENT_S = 0.5
 """How long before the checker noticed that its connection was lost something may have been lost already."""
 
+BURSTS, BURST = 10, 50
+"""Of frames for a pipeline that answers the newest."""
+
 ID_HEADER = "Nats-Msg-Id"
 
 
@@ -44,14 +43,20 @@ class CheckerError(UnderstudyError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How frames are published: evenly, `rate_per_s`, and never more than `window` that are not answered."""
+    """How frames are published: `burst` at once, evenly, `rate_per_s` in all, and never more than `window` that are
+    neither answered nor given up."""
 
     rate_per_s: float
     window: int = 64
+    burst: int = 1
 
 
-class Checker:
-    """`async with` connects straight to the server and learns the right answers; `publish` and `finish` do the rest."""
+class Checker(ABC):
+    """`async with` connects straight to the server and learns the right answers; `publish` and `finish` do the rest.
+
+    A subclass speaks to a broker: it sends frames, and hands over what it hears, with `_hear_result` and `_hear_reply`,
+    and when its connection is gone (`_lost`) and there again (`_note_outage`).
+    """
 
     def __init__(
         self, url: str, *, pipeline: str, images: Sequence[bytes], promise: Promise, patience_s: float = PATIENCE_S
@@ -60,38 +65,14 @@ class Checker:
         self._patience_s = patience_s
         self._token = f"chaos-{secrets.token_hex(4)}"
         self._inbox = f"_INBOX.{secrets.token_hex(8)}"
-        self._connection = Client()
         self._stack = contextlib.AsyncExitStack()
         self._away_since_s: float | None = None
         self._progress = asyncio.Event()
         self.tally = Tally(promise=promise, healthy=[])
 
     async def __aenter__(self) -> Self:
-        async def lost() -> None:
-            self._away_since_s = self._away_since_s or time.monotonic()
-
-        async def back() -> None:
-            self._note_outage()
-
-        async def ignore(_: Exception) -> None:
-            return None
-
-        self._connection = await nats.connect(
-            self._url,
-            name="chaos-checker",
-            reconnect_time_wait=0.02,
-            max_reconnect_attempts=-1,
-            connect_timeout=1,
-            ping_interval=1,
-            max_outstanding_pings=2,
-            disconnected_cb=lost,
-            reconnected_cb=back,
-            error_cb=ignore,
-        )
-        self._stack.push_async_callback(self._close)
+        await self._connect()
         try:
-            await self._listen()
-            await self._connection.flush()
             await self._learn()
         except BaseException:
             await self._stack.aclose()
@@ -103,22 +84,41 @@ class Checker:
     ) -> None:
         await self._stack.aclose()
 
-    async def _close(self) -> None:
-        await self._connection.close()
+    @abstractmethod
+    async def _connect(self) -> None:
+        """Until it hears what is published; what ends it goes on the stack."""
+
+    @abstractmethod
+    async def _send(self, frame: Frame) -> None:
+        """Publish it, for the first time or again. Raises nothing: what did not arrive is published again later."""
 
     # ---- publishing --------------------------------------------------------------------------------------------
 
-    async def publish(self, frames: int, pace: Pace, *, until: asyncio.Event | None = None) -> None:
-        """Publish frames, each of which is published again where nothing comes of it, until there are `frames` and
-        `until` is set."""
+    async def publish(
+        self, frames: int, pace: Pace, *, until: asyncio.Event | None = None, owed: Debt | None = None
+    ) -> None:
+        """Publish frames until there are `frames` and `until` is set. Each is published again where nothing comes of
+        it, or given up, as it is promised."""
         async with self._again():
             due_s, first = time.monotonic(), self.tally.published
             while self.tally.published < first + frames or not (until is None or until.is_set()):
                 await self._room(pace.window)
-                due_s = max(due_s + 1 / pace.rate_per_s, time.monotonic() - 0.1)
+                due_s = max(due_s + pace.burst / pace.rate_per_s, time.monotonic() - 0.1)
                 if (pause_s := due_s - time.monotonic()) > 0:
                     await asyncio.sleep(pause_s)
-                await self._publish_new()
+                for _ in range(pace.burst):
+                    await self._publish_new(owed)
+
+    async def newest(self) -> None:
+        """Where nothing is wrong: of many frames at once the newest is answered, and of another the publisher hears what
+        became of it. Nothing is published again."""
+        for _ in range(BURSTS):
+            for _ in range(BURST - 1):
+                await self._publish_new("word")
+            await self._publish_new("answer")
+            deadline_s = time.monotonic() + HEALTHY_S
+            while self.tally.lost and time.monotonic() < deadline_s:
+                await self._news(LOOK_S)
 
     async def finish(self, *, within_s: float) -> None:
         """Wait until everything is answered, or for `within_s`; then a little longer for what comes twice."""
@@ -143,9 +143,9 @@ class Checker:
 
     async def _learn(self) -> None:
         """What the healthy pipeline says of each image."""
-        pace = Pace(rate_per_s=10_000.0)
+        pace = Pace(rate_per_s=10_000.0, window=64 if self.tally.promise.answered else 1)
         self.tally.healthy = [-1] * len(self._images)
-        await self.publish(len(self._images), pace)
+        await self.publish(len(self._images), pace, owed="answer")
         await self.finish(within_s=HEALTHY_S)
         answers: list[int] = []
         for frame in self.tally.frames.values():
@@ -172,28 +172,19 @@ class Checker:
             now_s = time.monotonic()
             self.tally.settle(now_s - SETTLED_S)
             for frame in list(self.tally.outstanding.values()):
-                if now_s - frame.sent_s[-1] > self._patience_s:
+                if now_s - frame.sent_s[-1] <= self._patience_s:
+                    continue
+                if frame.owed == "nothing":
+                    self.tally.give_up(frame)
+                elif self.tally.promise.answered:
                     await self._send(frame)
 
-    async def _publish_new(self) -> None:
-        await self._send(self.tally.add(image=self.tally.published % len(self._images)))
-
-    async def _send(self, frame: Frame) -> None:
-        frame.sent_s.append(time.monotonic())
-        with contextlib.suppress(NatsError):  # the frame is published again later
-            await self._connection.publish(
-                f"understudy.{self._pipeline}.in",
-                self._images[frame.image],
-                reply=f"{self._inbox}.{self._token}.{frame.number}",
-                headers={ID_HEADER: f"{self._token}-{frame.number}"},
-            )
+    async def _publish_new(self, owed: Debt | None = None) -> None:
+        await self._send(self.tally.add(image=self.tally.published % len(self._images), owed=owed))
 
     async def _room(self, window: int) -> None:
-        while self._pending() >= window:
+        while len(self.tally.outstanding) >= window:
             await self._news(LOOK_S)
-
-    def _pending(self) -> int:
-        return self.tally.published - self.tally.answered
 
     async def _news(self, timeout_s: float) -> None:
         """Until an answer comes, or for so long."""
@@ -204,31 +195,31 @@ class Checker:
 
     # ---- listening ---------------------------------------------------------------------------------------------
 
-    async def _listen(self) -> None:
-        await self._connection.subscribe(f"understudy.{self._pipeline}.out", cb=self._on_out)
-        await self._connection.subscribe(f"{self._inbox}.*.*", cb=self._on_reply)
-
-    async def _on_out(self, message: Msg) -> None:
-        self._hear_result(message.data)
-
-    def _hear_result(self, data: bytes) -> None:
+    def _hear_result(self, data: bytes, *, repeated: bool = False) -> None:
+        """`repeated`: the broker says that it may have delivered it before."""
         document = read_json(data)
-        own = "" if document is None else str(document.get("id", ""))
-        token, _, number = own.rpartition("-")
-        if document is None or token != self._token or not number.isdigit():
+        number = None if document is None else self._number_of(str(document.get("id", "")))
+        if document is None or number is None:
             self.tally.strange += 1
-            return
-        self._heard(int(number), document, on_out=True)
+        elif not (repeated and self.tally.knows(number, document)):
+            self._heard(number, document, on_out=True)
 
-    async def _on_reply(self, message: Msg) -> None:
-        _, token, number = message.subject.rsplit(".", 2)
-        document = read_json(message.data)
+    def _number_of(self, frame_id: str) -> int | None:
+        """Of a frame of ours."""
+        token, _, number = frame_id.rpartition("-")
+        return int(number) if token == self._token and number.isdigit() else None
+
+    def _hear_reply(self, token: str, number: str, data: bytes) -> None:
+        document = read_json(data)
         if token == self._token and document is not None:
             self._heard(int(number), document, on_out=False)
 
     def _heard(self, number: int, document: dict[str, Any], *, on_out: bool) -> None:
         self.tally.heard(number, document, time.monotonic(), on_out=on_out)
         self._progress.set()
+
+    def _lost(self) -> None:
+        self._away_since_s = self._away_since_s or time.monotonic()
 
     def _note_outage(self) -> None:
         if self._away_since_s is not None:

@@ -1,4 +1,4 @@
-"""A pipeline of separate processes, as on separate machines: a nats-server, controllers, and nodes behind links.
+"""A pipeline of separate processes, as on separate machines: servers, controllers, and nodes behind links.
 
 The harness is the supervisor (systemd, a container engine) of its processes: what ends by itself, as a node does that
 finds no broker when it starts, is started again; what a fault has killed stays down until `start_again`.
@@ -21,17 +21,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit, urlunsplit
 
 from bench.faults.link import Link
+from bench.faults.servers import Server, Servers, signal_server, start_servers
 from bench.faults.space import SmallDisk, SpaceError
-from broker import roles, subjects
+from broker import subjects
 from broker.connect import connect
 from broker.errors import BrokerError, UnderstudyError
 from broker.port import Broker, Message
 from broker.process import spawn, terminate
-from broker.roles import User
-from broker.server import NatsServer, ServerConfig
 from understudy.discovery import statuses
 
 POLL_S = 0.05
@@ -91,10 +89,11 @@ class ChaosCluster:
 
     Attributes:
         nodes, controllers: how many. Of several controllers one serves and the others stand by.
+        broker: one of `BROKERS`, of which there are `server_count` servers.
         delivery: what the pipeline promises.
         small_store: JetStream's store is a small disk of its own, which can be filled (needs the right to mount).
         members: nodes and controllers by name.
-        links: between each node and the server.
+        links: between each node and the servers.
         disks: small disks in place of the caches of members.
         ended: members that ended by themselves, with their last words.
     """
@@ -103,16 +102,17 @@ class ChaosCluster:
     controllers: int = 2
     small_store: bool = False
     delivery: str = "at-least-once"
+    broker: str = "nats"
+    server_count: int = 1
     members: dict[str, Member] = field(default_factory=dict)
     links: dict[str, Link] = field(default_factory=dict)
     folder: Path = field(default_factory=Path)
     store: SmallDisk | None = None
     disks: dict[str, SmallDisk] = field(default_factory=dict)
     ended: list[str] = field(default_factory=list)
-    _server: NatsServer | None = None
+    _servers: Servers | None = None
     _watched: Broker | None = None
     _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
-    _users: dict[str, User] = field(default_factory=dict)
     _roles: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -124,19 +124,19 @@ class ChaosCluster:
         return tuple(f"controller{i}" for i in range(1, self.controllers + 1))
 
     @property
-    def server(self) -> NatsServer:
-        assert self._server is not None
-        return self._server
+    def servers(self) -> Servers:
+        assert self._servers is not None
+        return self._servers
 
     @property
     def url(self) -> str:
         """For clients."""
-        return self.server.url
+        return self.servers.url
 
     @property
-    def all_rights_urls(self) -> tuple[str, str]:
-        """Of data and control, for strangers that do what no client may."""
-        return self.server.operator_url, self.server.control_url
+    def all_rights_urls(self) -> tuple[str, ...]:
+        """See `Servers`."""
+        return self.servers.all_rights_urls
 
     async def __aenter__(self) -> Self:
         try:
@@ -184,16 +184,6 @@ class ChaosCluster:
             )
         member.stopped = False
         member.starts += 1
-
-    def stop_server(self) -> None:
-        self._signal_server(signal.SIGSTOP)
-
-    def resume_server(self) -> None:
-        self._signal_server(signal.SIGCONT)
-
-    def _signal_server(self, number: signal.Signals) -> None:
-        if self.server.running:
-            os.kill(self.server.pid, number)
 
     def _signal(self, name: str, number: signal.Signals) -> None:
         member = self.members[name]
@@ -269,7 +259,10 @@ class ChaosCluster:
     def pids(self) -> dict[str, int]:
         """Of everything that runs, by name."""
         found = {name: member.pid for name, member in self.members.items() if member.lives}
-        return found | ({"server": self.server.pid} if self.server.running else {})
+        names = ["server"] if len(self.servers.each) == 1 else [f"server{i + 1}" for i in range(self.server_count)]
+        return found | {
+            name: server.pid for name, server in zip(names, self.servers.each, strict=True) if server.running
+        }
 
     async def tasks(self) -> dict[str, int]:
         """Of asyncio, by member, as the status says: of the nodes that live, and of the controller that serves."""
@@ -282,9 +275,11 @@ class ChaosCluster:
     def keep_logs(self) -> Path:
         """Copy the logs to where they outlive this cluster."""
         kept = Path(tempfile.mkdtemp(prefix="understudy-faults-"))
-        for path in [*self.folder.glob("*.log"), self.server.log_file]:
-            if path.exists():
-                shutil.copy(path, kept)
+        for path in self.folder.glob("*.log"):
+            shutil.copy(path, kept)
+        for number, server in enumerate(self.servers.each, 1):
+            if server.log_file.exists():
+                shutil.copy(server.log_file, kept / f"server{number}.log")
         return kept
 
     def crashes(self) -> list[str]:
@@ -300,13 +295,11 @@ class ChaosCluster:
     async def _start(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="understudy-chaos-"))
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
-        self._users = {name: roles.node(PIPELINE, name) for name in self.node_names}
-        self._users["controller"] = roles.controller(PIPELINE)
-        users = tuple(self._users.values())
-        self._server = await NatsServer.start_with(ServerConfig(client=roles.client(PIPELINE), users=users))
-        self._stack.push_async_callback(self._server.stop)
+        self._servers = await start_servers(self.broker, self.server_count, PIPELINE, self.node_names)
+        for server in self._servers.each:
+            self._stack.push_async_callback(server.stop)
         if self.small_store:
-            await self._shrink_store(self._server)
+            await self._shrink_store(self._servers.each[0])
         self._watched = await connect(self.url, name="chaos-harness")
         self._stack.push_async_callback(self._watched.close)
         await self._watched.subscribe(subjects.lead(PIPELINE), self._on_lead)
@@ -328,7 +321,7 @@ class ChaosCluster:
                     self.ended.append(f"{name} ended with code {member.process.returncode}: {_last_line(member.log)}")
                     await self.start_again(name)
 
-    async def _shrink_store(self, server: NatsServer) -> None:
+    async def _shrink_store(self, server: Server) -> None:
         await server.kill()
         store = server.log_file.parent / "store"
         with contextlib.suppress(SpaceError):
@@ -344,26 +337,15 @@ class ChaosCluster:
         if self.controllers > 1:
             arguments.append("--standby")
         arguments += ["--delivery", self.delivery]
-        user = self._users["controller"]
-        variables = {
-            "UNDERSTUDY_BROKER": self.server.url_of(user),
-            "UNDERSTUDY_CONTROL_BROKER": self.server.url_of(user, "CTRL"),
-            "UNDERSTUDY_SYSTEM_BROKER": self.server.url_of(user, "SYS"),
-            "UNDERSTUDY_LOG_FORMAT": "json",
-        }
+        variables = {**self.servers.controller_variables(), "UNDERSTUDY_LOG_FORMAT": "json"}
         await self._add(name, arguments, variables, cache)
 
     async def _add_node(self, name: str) -> None:
-        link = self.links[name] = Link(self.server.port)
+        link = self.links[name] = Link(*self.servers.ports)
         await link.start()
         self._stack.push_async_callback(link.close)
         cache = self.folder / "cache" / name
-        user = self._users[name]
-        variables = {
-            "UNDERSTUDY_BROKER": _through(self.server.url_of(user), link.port),
-            "UNDERSTUDY_CONTROL_BROKER": _through(self.server.url_of(user, "CTRL"), link.port),
-            "UNDERSTUDY_LOG_FORMAT": "json",
-        }
+        variables = {**self.servers.node_variables(name, link.ports), "UNDERSTUDY_LOG_FORMAT": "json"}
         await self._add(name, ["node", "--name", name, "--pipeline", PIPELINE, "--cache", str(cache)], variables, cache)
 
     async def _add(self, name: str, arguments: Sequence[str], variables: Mapping[str, str], cache: Path) -> None:
@@ -372,20 +354,14 @@ class ChaosCluster:
         await self.start_again(name)
 
     async def _stop_members(self) -> None:
-        self.resume_server()
+        for server in self.servers.each:
+            signal_server(server, signal.SIGCONT)
         for name in self.members:
             self.go_on(name)
         running = [member.process for member in self.members.values() if member.process is not None and member.lives]
         await asyncio.gather(*(terminate(process, GRACE_S, signal.SIGINT) for process in running))
         for disk in self.disks.values():
             disk.unmount()
-
-
-def _through(url: str, port: int) -> str:
-    """The URL with another port of the loopback."""
-    parts = urlsplit(url)
-    user, at, _ = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user}{at}127.0.0.1:{port}"))
 
 
 def _last_line(log: Path) -> str:

@@ -15,7 +15,8 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import FetchTimeoutError
 
-from bench.faults.checker import Checker, read_json
+from bench.faults.checker import read_json
+from bench.faults.nats_checker import NatsChecker
 from bench.faults.tally import Frame
 
 POLL_S = 0.05
@@ -24,7 +25,7 @@ IDLE_S = 30.0
 BATCH = 128
 
 
-class Depositor(Checker):
+class Depositor(NatsChecker):
     """See `Checker`."""
 
     _next = 1

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import shutil
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,13 @@ from typing import Protocol
 from bench.faults.cluster import PIPELINE, ChaosCluster
 from bench.faults.link import Shape
 from bench.faults.noise import Nonsense, babble, control_subjects, data_subjects, deaf, echoing, overhear
+from bench.faults.servers import NatsServers, Server, ServersError, signal_server
 from bench.faults.space import SmallDisk, SpaceError
+from broker.cluster import MOST_SERVERS
 
 CACHE_BYTES = 16 << 10
+CLUSTER = (3, MOST_SERVERS)
+STREAMS = (f"understudy_in_{PIPELINE}", f"understudy_out_{PIPELINE}")
 OVERHEAR_S = 0.3
 BABBLE_PER_S = 300.0
 
@@ -87,29 +92,63 @@ async def _choose(cluster: ChaosCluster, roles: Sequence[str]) -> list[str]:
     return names
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class ServerKilled:
-    """The nats-server ends, and is started again on the same port with the same store."""
+    """A server ends, and is started again on the same port with the same store. `chance`, below 1, says which."""
+
+    chance: float
+    server: Server | None = None
 
     async def inject(self, cluster: ChaosCluster) -> str:
-        await cluster.server.kill()
-        return "server"
+        number, self.server = _server(cluster, self.chance)
+        await self.server.kill()
+        return f"server {number}"
 
-    async def repair(self, cluster: ChaosCluster) -> None:
-        if not cluster.server.running:
-            await cluster.server.restart()
+    async def repair(self, cluster: ChaosCluster) -> None:  # noqa: ARG002 - the port's
+        if self.server is not None and not self.server.running:
+            await self.server.restart()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
+class LeaderKilled:
+    """The server that leads in JetStream ends: all of it (`stream` is empty), or a stream of the data account."""
+
+    stream: str
+    server: Server | None = None
+
+    async def inject(self, cluster: ChaosCluster) -> str:
+        assert isinstance(cluster.servers, NatsServers)
+        try:
+            self.server = await cluster.servers.leader(self.stream)
+        except ServersError as error:
+            raise SkippedError(str(error)) from error
+        await self.server.kill()
+        return f"server {cluster.servers.each.index(self.server) + 1}, which leads {self.stream or 'JetStream'}"
+
+    async def repair(self, cluster: ChaosCluster) -> None:  # noqa: ARG002 - the port's
+        if self.server is not None and not self.server.running:
+            await self.server.restart()
+
+
+@dataclass(slots=True, kw_only=True)
 class ServerStopped:
-    """The nats-server hangs, and goes on."""
+    """A server hangs, and goes on."""
+
+    chance: float
 
     async def inject(self, cluster: ChaosCluster) -> str:
-        cluster.stop_server()
-        return "server"
+        number, server = _server(cluster, self.chance)
+        signal_server(server, signal.SIGSTOP)
+        return f"server {number}"
 
     async def repair(self, cluster: ChaosCluster) -> None:
-        cluster.resume_server()
+        signal_server(_server(cluster, self.chance)[1], signal.SIGCONT)
+
+
+def _server(cluster: ChaosCluster, chance: float) -> tuple[int, Server]:
+    """One of them, and its number."""
+    index = int(chance * len(cluster.servers.each))
+    return index + 1, cluster.servers.each[index]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -170,7 +209,7 @@ class Garbage:
         nonsense = Nonsense(chance, await overhear(urls, seconds=OVERHEAR_S))
         data = data_subjects(PIPELINE, cluster.node_names, 12, cluster.blobs())
         told = data, control_subjects(PIPELINE, cluster.node_names)
-        for url, subjects in zip(urls, told, strict=True):
+        for url, subjects in zip(urls if len(urls) > 1 else urls * 2, told, strict=True):
             work = babble(url, subjects, nonsense, chance, rate_per_s=BABBLE_PER_S)
             self.tasks.append(asyncio.create_task(work, name="chaos-garbage"))
         return f"every subject, {2 * BABBLE_PER_S:.0f} per s"
@@ -277,6 +316,9 @@ class Kind:
         names_nodes: whether the schedule draws which; otherwise the role says who at the time.
         weight: how often, relative to the others.
         alone: holds the broker: not beside another fault that does.
+        jetstream: it is done to that, which MQTT has not.
+        servers: the least and the most of them that it can be done to.
+        deliveries: of pipelines that it can be done to; none: all.
     """
 
     make: Callable[[Sequence[str], random.Random], Fault]
@@ -285,6 +327,9 @@ class Kind:
     names_nodes: bool = False
     weight: float = 1.0
     alone: bool = False
+    jetstream: bool = False
+    servers: tuple[int, int] = (1, MOST_SERVERS)
+    deliveries: tuple[str, ...] = ()
 
 
 KINDS: Mapping[str, Kind] = {
@@ -300,8 +345,10 @@ KINDS: Mapping[str, Kind] = {
     "controller-killed": Kind(make=lambda *_: Killed(roles=["controller"]), lasts_s=(0.3, 4), weight=2),
     "controller-stopped": Kind(make=lambda *_: Stopped(roles=["controller"]), lasts_s=(0.3, 6)),
     "head-and-controller-killed": Kind(make=lambda *_: Killed(roles=["head", "controller"]), lasts_s=(0.3, 4), nodes=1),
-    "server-killed": Kind(make=lambda *_: ServerKilled(), lasts_s=(0.02, 2), weight=2, alone=True),
-    "server-stopped": Kind(make=lambda *_: ServerStopped(), lasts_s=(0.05, 4), alone=True),
+    "server-killed": Kind(
+        make=lambda _, chance: ServerKilled(chance=chance.random()), lasts_s=(0.02, 2), weight=2, alone=True
+    ),
+    "server-stopped": Kind(make=lambda _, chance: ServerStopped(chance=chance.random()), lasts_s=(0.05, 4), alone=True),
     "link-cut": Kind(
         make=lambda who, _: LinkChanged(node=who[0], shape=Shape(up=False, down=False)),
         lasts_s=(0.1, 6),
@@ -351,6 +398,34 @@ KINDS: Mapping[str, Kind] = {
         lasts_s=(0.1, 1),
         weight=0.5,
     ),
-    "store-full": Kind(make=lambda *_: StoreFull(), lasts_s=(2, 6), alone=True),
+    "store-full": Kind(make=lambda *_: StoreFull(), lasts_s=(2, 6), alone=True, jetstream=True, servers=(1, 1)),
+    "leader-killed": Kind(
+        make=lambda *_: LeaderKilled(stream=""),
+        lasts_s=(0.02, 6),
+        weight=2,
+        alone=True,
+        jetstream=True,
+        servers=CLUSTER,
+    ),
+    "stream-leader-killed": Kind(
+        make=lambda _, chance: LeaderKilled(stream=chance.choice(STREAMS)),
+        lasts_s=(0.02, 6),
+        weight=2,
+        alone=True,
+        jetstream=True,
+        servers=CLUSTER,
+        deliveries=("durable",),
+    ),
 }
 """Every kind, by its name."""
+
+
+def possible(*, mqtt: bool = False, servers: int = 1, delivery: str = "at-least-once") -> tuple[str, ...]:
+    """The kinds that can be done to such a pipeline."""
+    return tuple(
+        name
+        for name, kind in KINDS.items()
+        if not (mqtt and kind.jetstream)
+        and kind.servers[0] <= servers <= kind.servers[1]
+        and (not kind.deliveries or delivery in kind.deliveries)
+    )

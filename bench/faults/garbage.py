@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from nats.aio.msg import Msg
 from rich.console import Console
 from rich.table import Table
 
-from bench.faults.checker import Checker, Pace
+from bench.faults.checker import Pace
 from bench.faults.cluster import PIPELINE, ChaosCluster
-from bench.faults.noise import Nonsense, babble, control_subjects, data_subjects, overhear, stranger
+from bench.faults.nats_checker import NatsChecker
+from bench.faults.noise import Nonsense, babble, control_subjects, data_subjects, overhear
 from bench.faults.promise import PROMISES
+from bench.faults.stranger import Heard, stranger
 from bench.harness import rss_bytes, write_json
 from understudy.data import digits_frames
 
@@ -82,7 +83,7 @@ async def flood(messages: int, *, seed: int, rate_per_s: float, nodes: int = 3) 
     images, _ = digits_frames()
     letters = 0
 
-    async def count(message: Msg) -> None:
+    async def count(message: Heard) -> None:
         nonlocal letters
         letters += message.data.startswith(LETTER) and message.data.endswith(
             b"}"
@@ -90,10 +91,9 @@ async def flood(messages: int, *, seed: int, rate_per_s: float, nodes: int = 3) 
 
     async with (
         ChaosCluster(nodes=nodes, controllers=1) as cluster,
-        Checker(cluster.url, pipeline=PIPELINE, images=images, promise=PROMISES["at-least-once"]) as checker,
-        stranger(cluster.url, "garbage-letters") as listener,
+        NatsChecker(cluster.url, pipeline=PIPELINE, images=images, promise=PROMISES["at-least-once"]) as checker,
+        stranger(cluster.url, "garbage-letters", hears=f"understudy.{PIPELINE}.dead", on_heard=count),
     ):
-        await listener.subscribe(f"understudy.{PIPELINE}.dead", cb=count)
         urls = dict(zip(("data", "control"), cluster.all_rights_urls, strict=True))
         nonsense = Nonsense(chance, await overhear(list(urls.values()), seconds=OVERHEAR_S))
         told = {

@@ -1,4 +1,4 @@
-"""The network between one process and the broker: a TCP relay that can be cut, half cut, delayed and slowed.
+"""The network between one process and the broker's servers: a TCP relay that can be cut, half cut, delayed and slowed.
 
 A cut passes no byte and sends no RST or FIN, as a pulled cable does; what was sent meanwhile arrives when it is
 restored, as TCP would send it again.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 HOLD_BYTES = 1 << 20
@@ -35,27 +36,29 @@ GOOD = Shape()
 
 
 class Link:
-    """`start` listens on a free port of the loopback and passes all connections on to `target_port`."""
+    """One process's way to all servers: `start` listens on a free port of the loopback for each of these ports, and
+    passes all connections on to it."""
 
-    def __init__(self, target_port: int) -> None:
-        self._target_port = target_port
-        self._server: asyncio.Server | None = None
+    def __init__(self, *target_ports: int) -> None:
+        self._target_ports = target_ports
+        self._servers: list[asyncio.Server] = []
         self._pairs: set[_Pair] = set()
         self._shapes: list[Shape] = []
         self.shape = GOOD
 
     @property
-    def port(self) -> int:
-        assert self._server is not None
-        return int(self._server.sockets[0].getsockname()[1])
+    def ports(self) -> list[int]:
+        """In the order of the targets."""
+        return [int(server.sockets[0].getsockname()[1]) for server in self._servers]
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accept, "127.0.0.1", 0)
+        for target in self._target_ports:
+            self._servers.append(await loop.create_server(partial(self._accept, target), "127.0.0.1", 0))
 
     async def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for pair in list(self._pairs):
             pair.abort()
 
@@ -79,8 +82,8 @@ class Link:
         for pair in list(self._pairs):
             pair.reshape()
 
-    def _accept(self) -> asyncio.Protocol:
-        pair = _Pair(self, self._target_port)
+    def _accept(self, target_port: int) -> asyncio.Protocol:
+        pair = _Pair(self, target_port)
         self._pairs.add(pair)
         return pair.near
 

@@ -13,12 +13,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgpack
-import nats
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
+
+from bench.faults.stranger import Heard, Stranger, stranger
 
 ECHO_HEADER = "X-Chaos-Echo"
+ID_HEADER = "Nats-Msg-Id"
 NEVER_TWICE = (".out", ".dead", ".lead", ".events", "._.status", ".journal")
 """Ends of subjects whose messages are for strangers: a second one would be the echo's doing, not the pipeline's."""
 
@@ -26,44 +25,27 @@ Payloads = Mapping[str, Sequence[bytes]]
 
 
 @asynccontextmanager
-async def stranger(url: str, name: str) -> AsyncIterator[Client]:
-    """A connection of somebody who does not care for errors, and comes back after an outage."""
-
-    async def ignore(_: Exception) -> None:
-        return None
-
-    connection = await nats.connect(
-        url, name=name, reconnect_time_wait=0.1, max_reconnect_attempts=-1, error_cb=ignore, pending_size=8 << 20
-    )
-    try:
-        yield connection
-    finally:
-        with contextlib.suppress(NatsError, OSError):
-            async with asyncio.timeout(2):
-                await connection.close()
-
-
-@asynccontextmanager
 async def echoing(urls: Sequence[str]) -> AsyncIterator[None]:
     """While it lasts, every message that is seen is published a second time, on each of the accounts."""
     async with contextlib.AsyncExitStack() as stack:
         for url in urls:
-            connection = await stack.enter_async_context(stranger(url, "chaos-echo"))
-            await connection.subscribe("understudy.>", cb=_Echo(connection).publish)
+            echo = _Echo()
+            echo.mouth = await stack.enter_async_context(stranger(url, "chaos-echo-speaks"))
+            await stack.enter_async_context(stranger(url, "chaos-echo", hears="understudy.>", on_heard=echo.say_again))
         yield
 
 
 class _Echo:
-    def __init__(self, connection: Client) -> None:
-        self._connection = connection
+    mouth: Stranger
 
-    async def publish(self, message: Msg) -> None:
-        if message.subject.endswith(NEVER_TWICE) or ECHO_HEADER in (message.headers or {}):
+    async def say_again(self, message: Heard) -> None:
+        if message.subject.endswith(NEVER_TWICE) or ECHO_HEADER in message.headers:
             return
+        if message.subject.endswith(".in") and ID_HEADER not in message.headers:
+            return  # without an id it would be a second frame
         # A request is answered to whoever asked, as the first one was.
-        headers = {**(message.headers or {}), ECHO_HEADER: "1"}
-        with contextlib.suppress(NatsError):
-            await self._connection.publish(message.subject, message.data, reply=message.reply, headers=headers)
+        headers = {**message.headers, ECHO_HEADER: "1"}
+        await self.mouth.publish(message.subject, message.data, reply=message.reply, headers=headers)
 
 
 # ---- garbage -------------------------------------------------------------------------------------------------------
@@ -149,15 +131,14 @@ async def overhear(urls: Sequence[str], *, seconds: float, most: int = 20) -> Pa
     """Valid messages of each kind, as they come by."""
     seen: dict[str, list[bytes]] = {}
 
-    async def keep(message: Msg) -> None:
+    async def keep(message: Heard) -> None:
         kept = seen.setdefault(kind_of(message.subject), [])
         if len(kept) < most and message.data:
             kept.append(message.data)
 
     async with contextlib.AsyncExitStack() as stack:
         for url in urls:
-            connection = await stack.enter_async_context(stranger(url, "chaos-overhears"))
-            await connection.subscribe("understudy.>", cb=keep)
+            await stack.enter_async_context(stranger(url, "chaos-overhears", hears="understudy.>", on_heard=keep))
         await asyncio.sleep(seconds)
     return seen
 
@@ -180,14 +161,10 @@ async def babble(
             subject = chance.choice(subjects)
             payload, headers = nonsense.message(subject)
             reply = connection.new_inbox() if chance.random() < 0.5 else ""
-            with contextlib.suppress(NatsError):
-                await connection.publish(subject, payload, reply=reply, headers=headers)
-                sent += 1
+            sent += await connection.publish(subject, payload, reply=reply, headers=headers)
             due_s = max(due_s + 1 / rate_per_s, loop.time() - 0.1)
             if sent % 20 == 0:
                 await asyncio.sleep(max(0.0, due_s - loop.time()))
-        with contextlib.suppress(NatsError):
-            await connection.flush()
     return sent
 
 
@@ -197,7 +174,7 @@ async def babble(
 @asynccontextmanager
 async def deaf(url: str, subject: str, *, count: int = 2) -> AsyncIterator[None]:
     """Subscribers that take nothing from their sockets."""
-    place = urlsplit(url)
+    place = urlsplit(url.partition(",")[0])
     sockets = []
     try:
         for _ in range(count):
@@ -207,8 +184,19 @@ async def deaf(url: str, subject: str, *, count: int = 2) -> AsyncIterator[None]
             sockets.append(own)
             loop = asyncio.get_running_loop()
             await loop.sock_connect(own, (place.hostname, place.port))
-            await loop.sock_sendall(own, b'CONNECT {"verbose":false}\r\nSUB ' + subject.encode() + b" 1\r\n")
+            await loop.sock_sendall(own, _hello_mqtt(subject) if place.scheme == "mqtt" else _hello_nats(subject))
         yield
     finally:
         for own in sockets:
             own.close()
+
+
+def _hello_nats(subject: str) -> bytes:
+    return b'CONNECT {"verbose":false}\r\nSUB ' + subject.encode() + b" 1\r\n"
+
+
+def _hello_mqtt(subject: str) -> bytes:
+    """CONNECT (3.1.1, clean session, no keep-alive, no name), and SUBSCRIBE at QoS 1."""
+    topic = subject.replace(".", "/").encode()
+    subscribe = b"\x00\x01" + len(topic).to_bytes(2, "big") + topic + b"\x01"
+    return b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x00\x00\x00" + b"\x82" + bytes([len(subscribe)]) + subscribe

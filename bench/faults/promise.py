@@ -1,7 +1,6 @@
 """What each way of delivery promises, as far as a stranger can see it: what the checker holds a pipeline to.
 
-The place for others (live video): one more `Promise`. For a broker that nats-py cannot speak to, the
-checker needs another connection beside `bench.faults.checker.Checker`; the tally does not know which it was.
+It does not depend on the broker: over MQTT the same is promised as on NATS, to who gives frames ids.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ from dataclasses import dataclass
 class Promise:
     """
     Attributes:
-        answered: every frame has an answer in the end.
-        publishes_again: the publisher has to publish again under the same id what nothing came of.
+        answered: every frame has an answer in the end. Otherwise, and while nothing is wrong, the newest of those that
+            wait has one, and the publishers of the others are told; nobody publishes a frame again.
         answers_on_out: the most answers of one frame on the output subject.
     """
 
     answered: bool = True
-    publishes_again: bool = True
     answers_on_out: int = 1
 
 
 PROMISES: Mapping[str, Promise] = {
     "at-least-once": Promise(),
-    "durable": Promise(publishes_again=False),  # what is stored; on the output subject: in the stream of results
+    "latest": Promise(answered=False),
+    "durable": Promise(),  # what is stored; on the output subject: in the stream of results
 }
 """By the name of the delivery."""

@@ -13,7 +13,7 @@ from rich.table import Table
 from bench.faults.leaks import MOST_FILES, MOST_TASKS, Growth
 from bench.faults.run import Outcome
 
-MACHINE_PACKAGES = ("nats-py", "onnxruntime")
+MACHINE_PACKAGES = ("nats-py", "paho-mqtt", "onnxruntime")
 
 
 def show(outcome: Outcome, console: Console) -> None:
@@ -56,6 +56,8 @@ def _show_tally(outcome: Outcome, console: Console) -> None:
     rows = {
         "frames published": tally.published,
         "answered": tally.answered,
+        "superseded by newer ones, and said so": tally.superseded,
+        "given up, where no answer is promised": tally.given_up,
         "lost": len(tally.lost),
         "answered twice on .out": len(tally.twice),
         "wrong without a label": len(tally.wrong),

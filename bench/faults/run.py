@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from bench.faults.cluster import PIPELINE, ChaosCluster, ChaosError
 from bench.faults.depositor import Depositor
 from bench.faults.faults import SkippedError
 from bench.faults.leaks import Meter
+from bench.faults.mqtt_checker import MqttChecker
+from bench.faults.nats_checker import NatsChecker
 from bench.faults.promise import PROMISES
 from bench.faults.schedule import Planned
 from bench.faults.tally import Tally
@@ -25,6 +28,9 @@ INJECT_S = 5.0
 """Those that need the broker (strangers who connect) are skipped where it is away for longer."""
 
 CAPACITY_S = 3.0
+
+BURST, BACKLOG = 20, 10_000
+"""Of frames for a pipeline that answers the newest: as from a camera, which does not wait."""
 
 Say = Callable[[str], None]
 
@@ -81,6 +87,8 @@ class Order:
     Attributes:
         frames: to publish at least; it goes on until all faults are over.
         rate_per_s: 0: `load` times what the healthy pipeline can.
+        replicas: of what is stored.
+        broker, servers: one of `BROKERS`, and how many of it.
         sample_s: how often memory, threads and files of all processes are read; 0: never.
     """
 
@@ -91,6 +99,9 @@ class Order:
     nodes: int = 4
     controllers: int = 2
     delivery: str = "at-least-once"
+    replicas: int = 1
+    broker: str = "nats"
+    servers: int = 1
     sample_s: float = 0.0
 
 
@@ -103,10 +114,15 @@ async def run(order: Order, say: Say = lambda _: None) -> Outcome:
     images, _ = digits_frames()
     small_store = any(planned.kind == "store-full" for planned in order.schedule)
     cluster = ChaosCluster(
-        nodes=order.nodes, controllers=order.controllers, small_store=small_store, delivery=order.delivery
+        nodes=order.nodes,
+        controllers=order.controllers,
+        small_store=small_store,
+        delivery=json.dumps({"mode": order.delivery, "replicas": order.replicas}),
+        broker=order.broker,
+        server_count=order.servers,
     )
     async with cluster:
-        kind = Depositor if order.delivery == "durable" else Checker
+        kind = _checker(order)
         promise = PROMISES[order.delivery]
         async with kind(cluster.url, pipeline=PIPELINE, images=images, promise=promise) as checker:
             rate = order.rate_per_s or order.load * await checker.capacity_per_s(seconds=CAPACITY_S)
@@ -118,6 +134,12 @@ async def run(order: Order, say: Say = lambda _: None) -> Outcome:
             if not outcome.good:
                 outcome.logs = str(cluster.keep_logs())
             return outcome
+
+
+def _checker(order: Order) -> type[Checker]:
+    if order.delivery == "durable":
+        return Depositor
+    return NatsChecker if order.broker == "nats" else MqttChecker
 
 
 @contextlib.asynccontextmanager
@@ -137,10 +159,10 @@ async def _metered(cluster: ChaosCluster, every_s: float):  # type: ignore[no-un
 async def _under_load(cluster: ChaosCluster, checker: Checker, order: Order, rate: float, say: Say) -> Outcome:
     began_s, over = time.monotonic(), asyncio.Event()
     outcome = Outcome(tally=checker.tally, faults=[], rate_per_s=rate)
+    answered = PROMISES[order.delivery].answered
+    pace = Pace(rate_per_s=rate) if answered else Pace(rate_per_s=rate, window=BACKLOG, burst=BURST)
     async with asyncio.TaskGroup() as group:
-        publishing = group.create_task(
-            checker.publish(order.frames, Pace(rate_per_s=rate), until=over), name="chaos-publish"
-        )
+        publishing = group.create_task(checker.publish(order.frames, pace, until=over), name="chaos-publish")
         outcome.faults = await _make_all(cluster, order.schedule, began_s, say)
         try:
             await cluster.ready(within_s=HEALTHY_AGAIN_S)
@@ -155,6 +177,9 @@ async def _under_load(cluster: ChaosCluster, checker: Checker, order: Order, rat
             # A window full of frames that are not answered: they are counted as lost.
             outcome.stuck = outcome.stuck or "no frame is answered any more, so none can be published"
     await checker.finish(within_s=FINISH_S)
+    if not answered:
+        await checker.newest()
+        await checker.finish(within_s=FINISH_S)
     outcome.seconds = time.monotonic() - began_s
     for done in outcome.faults:
         if not done.skipped:

@@ -54,20 +54,25 @@ def make_schedule(
     nodes: Sequence[str],
     kinds: Sequence[str] = (),
     spared: Sequence[str] = (),
+    allowed: Sequence[str] = (),
 ) -> list[Planned]:
     """So many faults, one about every `every_s`, so that some are there at once. At every moment at least one node is
     untouched. The same arguments give the same schedule.
 
     Args:
-        kinds: those to choose from; none: all.
+        kinds: those to choose from; none: all that are `allowed`.
+        allowed: those that can be done to this pipeline; none: all that there are.
         spared: nodes that are never named. The head may be one of them, whatever is done to the head then.
 
     Raises:
-        ScheduleError: there is no such kind.
+        ScheduleError: there is no such kind, or not for this pipeline.
     """
-    names = tuple(kinds) or tuple(KINDS)
+    allowed = tuple(allowed) or tuple(KINDS)
+    names = tuple(kinds) or allowed
     if unknown := sorted(set(names) - set(KINDS)):
         raise ScheduleError(f"no fault is called {', '.join(unknown)}; there are {', '.join(KINDS)}")
+    if unfit := sorted(set(names) - set(allowed)):
+        raise ScheduleError(f"{', '.join(unfit)}: not possible with this broker, its servers and this delivery")
     chance = random.Random(seed)
     weights = [KINDS[name].weight for name in names]
     planned: list[Planned] = []

@@ -7,10 +7,14 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from bench.faults.promise import Promise
 
+Debt = Literal["nothing", "word", "answer"]
+"""What is owed to who has published a frame. A word: its answer, or that it was superseded."""
+
+SUPERSEDED = "superseded"
 TRANSIENT = ("overloaded", "timeout")
 """Errors after which a frame may be published again: no answers, as the protocol has it."""
 
@@ -21,6 +25,7 @@ class Frame:
 
     Attributes:
         image: which of the labelled images it is.
+        named: it has an id. One without may be answered as often as it was published.
         sent_s: when it was published, each time.
         out: answers on the output subject, without transient errors.
         replies: how many answers came to its reply subject, without transient errors.
@@ -31,6 +36,8 @@ class Frame:
 
     number: int
     image: int
+    named: bool = True
+    owed: Debt = "answer"
     sent_s: list[float] = field(default_factory=list)
     out: list[Mapping[str, Any]] = field(default_factory=list)
     out_s: list[float] = field(default_factory=list)
@@ -78,12 +85,16 @@ class Tally:
     Attributes:
         healthy: by image, the class that the healthy pipeline says.
         published: how many frames there are.
+        superseded, given_up: how many were replaced by newer ones, and how many nothing was heard of, where that is all
+            that was promised.
         frames: those that are not settled, by number.
     """
 
     promise: Promise
     healthy: Sequence[int]
     published: int = 0
+    superseded: int = 0
+    given_up: int = 0
     frames: dict[int, Frame] = field(default_factory=dict)
     settled: Settled = field(default_factory=Settled)
     outages: list[Outage] = field(default_factory=list)
@@ -92,9 +103,11 @@ class Tally:
     strange: int = 0
     """Messages on the output subject that are no answers to frames of ours."""
 
-    def add(self, image: int) -> Frame:
-        """The next frame."""
-        frame = Frame(number=self.published, image=image)
+    def add(self, image: int, owed: Debt | None = None) -> Frame:
+        """The next frame. `owed`: by what is promised, if nothing else is said."""
+        frame = Frame(
+            number=self.published, image=image, owed=owed or ("answer" if self.promise.answered else "nothing")
+        )
         self.published += 1
         self.frames[frame.number] = self.outstanding[frame.number] = frame
         return frame
@@ -110,6 +123,11 @@ class Tally:
             if on_out:
                 frame.refused.append(code)
             return
+        if code == SUPERSEDED and not on_out and not self.promise.answered:
+            if frame.owed != "answer" and number in self.outstanding:
+                del self.outstanding[number]
+                self.superseded += 1
+            return
         if on_out:
             frame.out.append(document)
             frame.out_s.append(at_s)
@@ -119,34 +137,50 @@ class Tally:
         if frame.done_s is None:
             frame.done_s = at_s
             self.answered += 1
-            del self.outstanding[frame.number]
+            self.outstanding.pop(frame.number, None)
+
+    def give_up(self, frame: Frame) -> None:
+        """Nothing came of a frame that nothing is owed for."""
+        del self.outstanding[frame.number]
+        self.given_up += 1
+
+    def knows(self, number: int, document: Mapping[str, Any]) -> bool:
+        """Whether this very answer was heard on the output subject."""
+        return number not in self.frames or document in self.frames[number].out
 
     def settle(self, before_s: float) -> None:
         """Keep no more than the counts of frames that were published before that moment and answered as promised."""
         for frame in list(itertools.takewhile(lambda frame: frame.sent_s[0] < before_s, self.frames.values())):
             if self._is_good(frame):
-                assert frame.done_s is not None
                 self.settled.sent_s.append(frame.sent_s[0])
-                self.settled.done_s.append(frame.done_s)
+                if frame.done_s is not None:
+                    self.settled.done_s.append(frame.done_s)
                 self.settled.degraded += _degraded([frame])
                 self.settled.refused.update(frame.refused)
                 self.settled.published_again += len(frame.sent_s) - 1
                 del self.frames[frame.number]
 
     def _is_good(self, frame: Frame) -> bool:
-        heard = 0 < len(frame.out) <= self.promise.answers_on_out
-        return heard and frame.done_s is not None and not self._is_wrong(frame)
+        if frame.done_s is None:
+            return frame.number not in self.outstanding
+        heard = 0 < len(frame.out) <= self._most(frame)
+        return heard and not self._is_wrong(frame)
+
+    def _most(self, frame: Frame) -> int:
+        """Answers on the output subject."""
+        most = self.promise.answers_on_out
+        return most if frame.named else max(most, len(frame.sent_s))
 
     # ---- the verdict -------------------------------------------------------------------------------------------
 
     @property
     def lost(self) -> list[int]:
-        return sorted(self.outstanding)
+        return sorted(frame.number for frame in self.outstanding.values() if frame.owed != "nothing")
 
     @property
     def twice(self) -> list[int]:
-        limit = self.promise.answers_on_out
-        return [frame.number for frame in self.frames.values() if len(frame.out) > limit] + self.settled.late
+        over = [frame.number for frame in self.frames.values() if len(frame.out) > self._most(frame)]
+        return over + self.settled.late
 
     @property
     def wrong(self) -> list[int]:
@@ -214,6 +248,8 @@ class Tally:
         return {
             "published": self.published,
             "answered": self.answered,
+            "superseded": self.superseded,
+            "given_up": self.given_up,
             "lost": self.lost,
             "twice": self.twice,
             "wrong": self.wrong,

@@ -194,7 +194,7 @@ async def linked() -> AsyncIterator[tuple[Link, asyncio.StreamReader, asyncio.St
     server = await asyncio.start_server(say_back, "127.0.0.1", 0)
     link = Link(server.sockets[0].getsockname()[1])
     await link.start()
-    reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", link.ports[0])
     try:
         yield link, reader, writer
     finally:
@@ -236,7 +236,7 @@ async def test_a_cut_link_passes_nothing_and_ends_nothing_and_restored_it_passes
 async def test_nobody_connects_through_a_cut_link_before_it_is_restored() -> None:
     async with linked() as (link, _, _):
         link.add(Shape(up=False, down=False))
-        reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", link.ports[0])
         writer.write(b"hello")
         with pytest.raises(TimeoutError):
             await heard(reader, 1, timeout_s=0.1)
