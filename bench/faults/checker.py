@@ -110,8 +110,8 @@ class Checker(ABC):
                     await self._publish_new(owed)
 
     async def newest(self) -> None:
-        """Where nothing is wrong: of many frames at once the newest is answered, and of another the publisher hears what
-        became of it. Nothing is published again."""
+        """Where nothing is wrong: of many frames at once the newest is answered, and the publisher hears what became of
+        the others. Nothing is published again."""
         for _ in range(BURSTS):
             for _ in range(BURST - 1):
                 await self._publish_new("word")

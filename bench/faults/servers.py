@@ -27,7 +27,7 @@ BROKERS = ("nats", "mosquitto", "nats-mqtt")
 ANSWER_S = 1.0
 
 MOSQUITTO = "max_queued_messages 10000\n"
-"""As docs/mqtt.md has it."""
+"""In its configuration, as docs/mqtt.md has it."""
 
 
 class ServersError(UnderstudyError):
