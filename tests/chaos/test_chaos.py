@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from bench.faults.mosquitto import MosquittoError, find_binary
+
 RUN_S = 110.0
 
 NODES = "node-killed,node-stopped,two-nodes-killed,head-killed,head-stopped,standby-head-killed,both-heads-killed"
@@ -32,6 +34,15 @@ def run(module: str, *arguments: str) -> None:
 def test_no_frame_is_lost_answered_twice_or_wrong_without_a_word(seed: int, kinds: str) -> None:
     arguments = ["--frames", "1000", "--faults", "12", "--every", "1.2s", "--seed", str(seed)]
     run("bench.faults", *arguments, *(["--kinds", kinds] if kinds else []))
+
+
+def test_over_mqtt_either() -> None:
+    try:
+        find_binary()
+    except MosquittoError as error:
+        pytest.skip(str(error))
+    arguments = ["--broker", "mosquitto", "--frames", "500", "--faults", "10", "--every", "1s", "--seed", "108"]
+    run("bench.faults", *arguments)
 
 
 def test_garbage_on_every_subject_is_counted_and_harms_nobody() -> None:

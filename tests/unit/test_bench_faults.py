@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from PIL import Image
 
-from bench.faults.faults import KINDS
+from bench.faults import mqtt_line
+from bench.faults.faults import KINDS, possible
 from bench.faults.leaks import Sample, growth
 from bench.faults.link import Link, Shape
+from bench.faults.mqtt_checker import digest, marked
 from bench.faults.promise import PROMISES
 from bench.faults.schedule import RECOVER_S, ScheduleError, make_schedule
 from bench.faults.tally import Frame, Outage, Tally
+from broker import mqtt_envelope
+from understudy.data import digits_frames
 
 NODES = ("a", "b", "c", "d")
 
@@ -53,6 +59,23 @@ def test_every_kind_comes_up_and_only_those_that_were_asked_for() -> None:
 def test_a_kind_that_there_is_not_is_named() -> None:
     with pytest.raises(ScheduleError, match="no fault is called earthquake; there are node-killed"):
         make_schedule(seed=1, faults=1, every_s=1, nodes=NODES, kinds=["earthquake"])
+
+
+@pytest.mark.parametrize("servers", [1, 3])
+@pytest.mark.parametrize("delivery", sorted(PROMISES))
+def test_what_can_be_done_depends_on_broker_servers_and_delivery(servers: int, delivery: str) -> None:
+    kinds = possible(servers=servers, delivery=delivery)
+    assert ("store-full" in kinds, "leader-killed" in kinds) == (servers == 1, servers == 3)
+    assert ("stream-leader-killed" in kinds) == (servers == 3 and delivery == "durable")
+    assert {"server-killed", "head-stopped", "duplicates", "garbage", "slow-consumer"} <= set(kinds)
+
+
+def test_a_kind_that_mqtt_has_not_is_left_out_and_refused_when_it_is_named() -> None:
+    kinds = possible(mqtt=True)
+    planned = make_schedule(seed=1, faults=300, every_s=5, nodes=NODES, allowed=kinds)
+    assert {each.kind for each in planned} == set(kinds) == set(possible()) - {"store-full"}
+    with pytest.raises(ScheduleError, match="store-full: not possible with this broker"):
+        make_schedule(seed=1, faults=1, every_s=1, nodes=NODES, kinds=["store-full"], allowed=kinds)
 
 
 # ---- tally ---------------------------------------------------------------------------------------------------------
@@ -114,6 +137,38 @@ def test_an_answer_on_the_reply_subject_alone_is_excused_by_an_outage_of_the_che
     assert not tally.kept
 
 
+def test_a_frame_without_an_id_may_be_answered_as_often_as_it_was_published(tally: Tally) -> None:
+    frame = sent(tally)
+    frame.named = False
+    for at_s in (1.0, 2.0):
+        tally.heard(frame.number, answer(), at_s, on_out=True)
+    assert (tally.twice, tally.kept) == ([0], False)
+    frame.sent_s.append(1.5)
+    assert (tally.twice, tally.kept) == ([], True)
+
+
+def test_of_frames_that_are_not_promised_an_answer_only_those_are_lost_that_it_is_owed_for() -> None:
+    tally = Tally(promise=PROMISES["latest"], healthy=[3])
+    for owed in ("nothing", "nothing", "word", "word", "answer", "answer"):
+        tally.add(image=0, owed=owed).sent_s.append(0.0)
+    tally.give_up(tally.frames[0])
+    for number in (1, 2, 4):
+        tally.heard(number, answer(code="superseded"), 1.0, on_out=False)
+    assert (tally.lost, tally.superseded, tally.given_up) == ([3, 4, 5], 2, 1)
+    for number in (3, 4, 5):
+        tally.heard(number, answer(), 2.0, on_out=True)
+    assert (tally.lost, tally.answered, tally.kept) == ([], 3, True)
+    tally.heard(1, answer(), 3.0, on_out=True)  # the head before said that it is superseded, the next one has it
+    assert (tally.twice, tally.answered, tally.kept) == ([], 4, True)
+    tally.heard(1, answer(), 3.0, on_out=True)
+    assert tally.twice == [1]
+
+
+def test_an_answer_that_every_frame_is_promised_is_not_that_it_was_superseded(tally: Tally) -> None:
+    tally.heard(sent(tally).number, answer(code="superseded"), 1.0, on_out=False)
+    assert (tally.wrong, tally.kept) == ([0], False)
+
+
 def test_a_silence_is_the_longest_time_between_answers_and_the_ends_count(tally: Tally) -> None:
     for done_s in (1.0, 1.5, 4.0):
         tally.heard(sent(tally).number, answer(), done_s, on_out=True)
@@ -138,6 +193,24 @@ def test_of_what_was_answered_as_promised_long_ago_only_the_counts_are_kept(tall
     assert tally.twice == []
     tally.heard(3, answer(), 9.0, on_out=True)
     assert (tally.twice, tally.kept) == ([3], False)
+
+
+# ---- mqtt ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_envelope_is_the_protocol_s() -> None:
+    made = mqtt_line.wrap(b"image", reply="_INBOX.a", headers={"Nats-Msg-Id": "f1"})
+    assert bytes(mqtt_envelope.unwrap(made)[0]) == b"image"
+    assert mqtt_envelope.unwrap(made)[1:] == mqtt_line.unwrap(made)[1:] == ("_INBOX.a", {"Nats-Msg-Id": "f1"})
+    assert mqtt_line.unwrap(made)[0] == mqtt_line.unwrap(b"image")[0] == b"image"
+
+
+def test_a_picture_that_is_marked_is_a_file_of_its_own_and_the_same_picture() -> None:
+    image = digits_frames()[0][0]
+    first, second = (marked(image, text) for text in ("a", "b"))
+    assert len({digest(each) for each in (image, first, second)}) == 3
+    with Image.open(io.BytesIO(image)) as own, Image.open(io.BytesIO(second)) as other:
+        assert own.tobytes() == other.tobytes()
 
 
 # ---- leaks ---------------------------------------------------------------------------------------------------------
