@@ -232,6 +232,8 @@ class Link:
         """Whoever wanted this connection is gone."""
         if not connecting.cancelled():
             connecting.exception()
+        # Where the loop ends, aiomqtt was cancelled too: it would raise that out of the callback that hears of the end.
+        self._paho.on_disconnect = None
         self.abort()
 
     async def _until_lost(self) -> None:

@@ -117,7 +117,9 @@ class Checker(ABC):
                 await self._publish_new("word")
             await self._publish_new("answer")
             deadline_s = time.monotonic() + HEALTHY_S
-            while self.tally.lost and time.monotonic() < deadline_s:
+            while self.tally.lost:
+                if time.monotonic() > deadline_s:
+                    return
                 await self._news(LOOK_S)
 
     async def finish(self, *, within_s: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -106,6 +107,14 @@ async def test_where_nobody_listens_the_error_says_so() -> None:
         BrokerUnreachableError, match=r"no broker answers at mqtt://127\.0\.0\.1:1 \(connection refused\)"
     ):
         await connect("mqtt://127.0.0.1:1", connect_timeout_s=0.2)
+
+
+async def test_a_command_whose_broker_does_not_say_a_word_ends_with_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"mqtt://127.0.0.1:{silent.getsockname()[1]}"
+        code, errors = await run(sys.executable, "-m", "understudy", "status", "--broker", url)
+    assert code == 2
+    assert errors.splitlines() == [f"understudy: no broker answers at {url} (timed out): start one, or check --broker"]
 
 
 async def test_a_wrong_password_fails_at_once_and_is_not_shown(tmp_path: Path) -> None:
