@@ -182,7 +182,9 @@ class Duties:
             return True
         deployment = self._loader.assemble(assignment, self._deliver_for(assignment.epoch))
         if deployment is None:
-            self.failure = f"epoch {assignment.epoch} was activated, and its parts are not loaded"
+            # Of a plan that came meanwhile this says nothing: that is being loaded.
+            if assignment.epoch == self.assigned_epoch:
+                self.failure = f"epoch {assignment.epoch} was activated, and its parts are not loaded"
             log.error("not-loaded", epoch=assignment.epoch)
             self._on_news()
             return False
