@@ -115,6 +115,15 @@ def choose_standby_head(state: ClusterState, nodes: Sequence[str], head: str, no
     return next((node for node in nodes if node != head), "")
 
 
+def head_so_far(state: ClusterState) -> str:
+    """The node that was made the head last: by this controller, or where that has activated nothing yet by the one
+    before it, as far as nodes say. It need not be alive. Empty: none was."""
+    if state.active is not None:
+        return state.active.head
+    heads = [view.beat for view in state.nodes.values() if view.beat.is_head and view.beat.pipeline == state.pipeline]
+    return max(heads, key=lambda beat: (beat.active_epoch, beat.node)).node if heads else ""
+
+
 def is_appointed(state: ClusterState, node: str) -> bool:
     """Whether a node is the head. A controller that has activated nothing yet knows from the nodes alone what the one
     before it did: a head of a newer epoch was made since."""

@@ -42,7 +42,7 @@ from recovery.messenger import Messenger
 from recovery.model import ModelSource, Planner, Served, UpdateError
 from recovery.observer import TICK_S, Observer
 from recovery.options import Placed, stages_of
-from recovery.queries import choose_head, choose_standby_head, lost, next_epoch, usable
+from recovery.queries import alive, choose_head, choose_standby_head, head_so_far, lost, next_epoch, usable
 from recovery.readiness import Readiness
 from recovery.reporter import Reporter
 from recovery.routes import bridge_route, plan_route
@@ -356,9 +356,10 @@ class RecoveryService:
 
     async def _switch(self, *, drain: bool) -> None:
         """To the newest plan's route."""
-        route, before = self.state.route, self.state.active
+        route, head = self.state.route, head_so_far(self.state)
         assert route is not None  # noqa: S101 - decide() announces only what is planned
-        previous = before.head if drain and before is not None and before.head != route.head else ""
+        lives = head in {view.beat.node for view in alive(self.state, self._store.now_s)}
+        previous = head if drain and lives and head != route.head else ""
         self._journal.planned(route.epoch)
         self._readiness.loaded(self._candidate or self._served, self._journal.clock() - self._planned_at_s)
         if self._candidate is not None:
@@ -367,10 +368,9 @@ class RecoveryService:
             if self._update is not None and not self._update.done():
                 self._update.set_result(None)
         # Applied first: a bridge must not come between the two. What is not announced is announced again.
-        gone = lost(self.state, self._store.now_s)
         self._store.apply(Activated(route=route, drain=drain, now_s=self._store.now_s))
-        if before is not None and before.head in gone:
-            await self._observer.cut_off(before.head)
+        if head and not lives:
+            await self._observer.cut_off(head)
         await self._messenger.activate(route.epoch, drain=drain, previous_head=previous)
         log.info("activated", epoch=route.epoch, drain=drain)
 

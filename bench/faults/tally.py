@@ -268,10 +268,14 @@ class Tally:
     def _story(self, frame: Frame) -> dict[str, Any]:
         return {
             "number": frame.number,
+            "named": frame.named,
             "sent_s": frame.sent_s,
             "out_s": frame.out_s,
             "out": [
-                {key: answer.get(key) for key in ("epoch", "technique", "class_index", "path", "latency_ms", "error")}
+                {
+                    key: answer.get(key)
+                    for key in ("id", "epoch", "technique", "class_index", "path", "latency_ms", "error")
+                }
                 for answer in frame.out
             ],
             "replies": frame.replies,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from planner.plan import Plan, Stage
-from recovery.queries import choose_head, is_appointed
-from recovery.state import ClusterState, Heard, apply
-from tests.unit.builders import beat
+from recovery.queries import choose_head, head_so_far, is_appointed
+from recovery.state import Activated, ClusterState, Heard, apply
+from tests.unit.builders import beat, route
 
 NEW = ClusterState(pipeline="digits", controller="c", started_s=0.0)
 
@@ -29,3 +29,13 @@ def test_a_new_controller_keeps_the_head_of_the_newest_epoch() -> None:
     plan = Plan(stages=(Stage(first_block=0, end_block=1, node="a"),), bottleneck_s=1.0)
     state = heard(heard(NEW, "a", 4, is_head=True), "b", 5, is_head=True)
     assert choose_head(state, plan, 0.0) == "b"
+
+
+def test_the_head_so_far_of_a_new_controller_is_the_one_that_the_controller_before_made() -> None:
+    assert head_so_far(NEW) == ""
+    state = heard(NEW, "a", 5, is_head=False)
+    assert head_so_far(state) == ""
+    state = heard(heard(state, "paused", 4, is_head=True), "b", 5, is_head=True)
+    assert head_so_far(heard(state, "elsewhere", 9, is_head=True, pipeline="another")) == "b"
+    way = route(6, ("a", "stage:0-1"))
+    assert head_so_far(apply(state, Activated(route=way, drain=False, now_s=0.0))) == way.head
