@@ -149,7 +149,7 @@ def best_way(state: ClusterState, now_s: float) -> Choice | None:
     views = [state.nodes[spec.name] for spec in state.contingency.setup.nodes]
     # One that came (back) after that has nothing loaded of what its contingency counts on, or may not have.
     dead = frozenset(
-        view.beat.node for view in views if not is_heard(state, view, now_s) or view.joined_s > state.prepared_at_s
+        view.beat.node for view in views if not is_heard(state, view, now_s) or view.joined_s >= state.prepared_at_s
     )
     return state.contingency.answer(dead)
 

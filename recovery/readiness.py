@@ -100,7 +100,8 @@ class Readiness:
             self._store.apply(Told(node=name, epoch=epoch, now_s=self._store.now_s, spares=True))
 
     async def prepare(self, served: Served, action: Prepare) -> None:
-        """Compute what to do about each failure, with what is loaded now."""
+        """Compute what to do about each failure, with what is loaded now: of nodes that start anew meanwhile it is not
+        true any more."""
         state, now_s = self._store.state, self._store.now_s
         plan, route = state.plan, state.active
         assert plan is not None  # noqa: S101 - decide() checked
@@ -116,7 +117,6 @@ class Readiness:
         )
         self._used = setup.estimates
         contingency = await asyncio.to_thread(prepare, setup)
-        now_s = self._store.now_s
         self._store.apply(Prepared(contingency=contingency, prepared_for=action.prepared_for, now_s=now_s))
         log.info("prepared", epoch=route.epoch, failures=len(contingency.table), spares=len(setup.spares))
 
