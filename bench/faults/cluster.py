@@ -57,6 +57,7 @@ class Member:
         stopped: by SIGSTOP.
         down: killed by a fault, until its repair.
         starts: how often it was started.
+        changing: held by whoever ends it or starts it, so that it is never started twice.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Member:
     stopped: bool = False
     down: bool = False
     starts: int = 0
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def pid(self) -> int:
@@ -156,10 +158,11 @@ class ChaosCluster:
     async def kill(self, name: str) -> None:
         member = self.members[name]
         member.down = True
-        if member.lives and member.process is not None:
-            member.process.kill()
-            await member.process.wait()
-        member.stopped = False
+        async with member.changing:
+            if member.lives and member.process is not None:
+                member.process.kill()
+                await member.process.wait()
+            member.stopped = False
 
     def stop(self, name: str) -> None:
         self._signal(name, signal.SIGSTOP)
@@ -172,18 +175,19 @@ class ChaosCluster:
     async def start_again(self, name: str) -> None:
         """Start it if it does not run."""
         member = self.members[name]
-        member.down = False
-        if member.lives:
-            return
-        with member.log.open("ab") as out:
-            member.process = await spawn(
-                [sys.executable, "-m", "understudy", *member.arguments],
-                env={**os.environ, **member.variables},
-                stdout=out,
-                stderr=out,
-            )
-        member.stopped = False
-        member.starts += 1
+        async with member.changing:
+            member.down = False
+            if member.lives:
+                return
+            with member.log.open("ab") as out:
+                member.process = await spawn(
+                    [sys.executable, "-m", "understudy", *member.arguments],
+                    env={**os.environ, **member.variables},
+                    stdout=out,
+                    stderr=out,
+                )
+            member.stopped = False
+            member.starts += 1
 
     def _signal(self, name: str, number: signal.Signals) -> None:
         member = self.members[name]

@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from nats.errors import Error as NatsError
+
 from bench.faults.checker import Checker, Pace
 from bench.faults.cluster import PIPELINE, ChaosCluster, ChaosError
 from bench.faults.depositor import Depositor
 from bench.faults.faults import SkippedError
 from bench.faults.leaks import Meter
 from bench.faults.mqtt_checker import MqttChecker
+from bench.faults.mqtt_line import LineError
 from bench.faults.nats_checker import NatsChecker
 from bench.faults.promise import PROMISES
 from bench.faults.schedule import Planned
@@ -198,7 +201,7 @@ async def _make_all(cluster: ChaosCluster, schedule: Sequence[Planned], began_s:
         try:
             async with asyncio.timeout(INJECT_S):
                 done.on = await fault.inject(cluster)
-        except (SkippedError, TimeoutError) as error:
+        except (SkippedError, OSError, NatsError, LineError) as error:  # the server may be away just then
             done.skipped = str(error) or f"it could not be made within {INJECT_S:g} s"
             say(f"{time.monotonic() - began_s:7.2f} s  {planned}: skipped, {error}")
             return done
