@@ -287,6 +287,13 @@ def test_durable_delivery_needs_a_broker_that_stores(shell: Shell, without_jetst
     assert "-js" in done.err
 
 
+def test_a_store_that_is_too_small_is_refused_and_the_settings_are_named(shell: Shell) -> None:
+    refused = shell.run("up", "--nodes", "1", "--delivery", '{"mode": "durable", "input_limit": "9000000GB"}')
+    assert refused.code == 2
+    assert "input_limit" in refused.err
+    assert "result_limit" in refused.err
+
+
 def test_a_mode_that_there_is_not_is_refused(shell: Shell) -> None:
     done = shell.run("up", "--delivery", "exactly-once")
     assert done.code == 2

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from understudy.cli.common import ControlBrokerOption, JsonOption, run
+from understudy.cli.common import ControlBrokerOption, DeliveryOption, JsonOption, run
 
 DEFAULT_NODES = 4
 
@@ -34,9 +34,7 @@ def up(
         int | None,
         typer.Option(min=0, max=65535, help="Port of the embedded broker, of several the first. 0: a free one."),
     ] = None,
-    delivery: Annotated[
-        str | None, typer.Option(help="What is promised of frames: at-least-once (default), latest or durable.")
-    ] = None,
+    delivery: DeliveryOption = None,
     mqtt_port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="Have the embedded broker take MQTT clients too, on this port."),
@@ -56,6 +54,7 @@ def up(
     Example: understudy up --broker mqtt://localhost
     """
     from understudy.config import load_config, make_config
+    from understudy.delivery import read_delivery
     from understudy.logs import set_up_logs
     from understudy.settings import read_settings
 
@@ -73,7 +72,7 @@ def up(
         "control_broker": control_broker,
         "servers": servers,
         "port": port,
-        "delivery": delivery,
+        "delivery": None if delivery is None else read_delivery(delivery),
         "mqtt_port": mqtt_port,
     }
     if bundle is not None or model is not None:
