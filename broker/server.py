@@ -8,6 +8,7 @@ else has a password, made up at each start.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -27,9 +28,11 @@ from broker.errors import ServerStartError
 from broker.folder import TemporaryFolder
 from broker.process import spawn, terminate
 from broker.roles import Account, User, user_name
+from broker.store import StoreWatch
 
 START_TIMEOUT_S = 10.0
 STOP_GRACE_S = 3.0
+STORE_LOOK_S = 1.0
 _POLL_S = 0.01
 _FOLDER_PREFIX = "understudy-nats-"
 _LOG_TAIL_LINES = 12
@@ -107,7 +110,7 @@ class ServerConfig:
     store: Path | None = None
     sync_interval: str = ""
 
-    def render(self, folder: Path, port: int, mqtt_port: int | None = None) -> str:
+    def render(self, folder: Path, store: Path, port: int, mqtt_port: int | None = None) -> str:
         """The server's configuration file. Port 0 lets the server choose, so nobody can take it in between."""
         users = (self.client, self.operator, self.system, *self.users)
         listener = json.dumps(f"{bracketed(self.host)}:{mqtt_port or -1}")
@@ -119,7 +122,7 @@ class ServerConfig:
             max_pending_bytes=max(128 * 1024 * 1024, 8 * self.max_payload_bytes),
             folder=json.dumps(str(folder)),
             log_file=json.dumps(str(folder / "server.log")),
-            store=json.dumps(str(self.store or folder / "store")),
+            store=json.dumps(str(store)),
             sync=f", sync_interval: {json.dumps(self.sync_interval)}" if self.sync_interval else "",
             accounts=roles.render(users, mqtt=mqtt_port is not None),
             anonymous=f"no_auth_user: {json.dumps(self.client.name)}\n",
@@ -277,6 +280,11 @@ class NatsServer:
     def log_file(self) -> Path:
         return self._folder / "server.log"
 
+    @property
+    def store(self) -> Path:
+        """Where JetStream keeps its files."""
+        return self._config.store or self._folder / "store"
+
     async def stop(self) -> None:
         """End the server and remove its folder. Idempotent."""
         try:
@@ -300,6 +308,18 @@ class NatsServer:
         if self._process is None:
             raise ServerStartError("nats-server was never started")
         return await self._process.wait()
+
+    async def wait_until_down(self) -> str:
+        """Wait until it has to be started again: it has ended, or stores nothing since its disk was full. Says which.
+
+        Raises:
+            ServerStartError: it was never started.
+        """
+        store = StoreWatch(log_file=self.log_file, store=self.store)
+        while not store.must_restart():
+            with contextlib.suppress(TimeoutError):
+                return f"it ended with code {await asyncio.wait_for(self.wait(), STORE_LOOK_S)}"
+        return "its disk was full, and nothing is stored before it is started again"
 
     async def restart(self) -> None:
         """Start it again with the same port, passwords and JetStream store; end it before if it runs.
@@ -325,7 +345,7 @@ class NatsServer:
         # The folder is for this user alone; the file holds passwords and is 0600 from its first byte.
         descriptor = os.open(config_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(self._config.render(self._folder, self._port, self._mqtt_port))
+            file.write(self._config.render(self._folder, self.store, self._port, self._mqtt_port))
         with (self._folder / "output.log").open("wb") as output:
             try:
                 self._process = await spawn(

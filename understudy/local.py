@@ -152,8 +152,8 @@ class LocalCluster:
 
     async def _watch_server(self, server: NatsServer) -> None:
         while True:
-            code = await server.wait()
-            log.error("broker-ended", code=code, broker=server.url)
+            reason = await server.wait_until_down()
+            log.error("broker-is-started-again", reason=reason, broker=server.url)
             await self._restart(server)
             self._note()
 

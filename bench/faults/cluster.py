@@ -39,8 +39,9 @@ READY_S = 45.0
 GRACE_S = 5.0
 STATUS_S = 0.5
 SUPERVISE_S = 0.5
-STORE_BYTES = 4 << 20
-"""Of JetStream's store where it is a small disk of its own."""
+STORE_BYTES = 32 << 20
+LIMIT_BYTES = 4 << 20
+"""Of JetStream's store where it is a small disk of its own; and of the frames, and of the results, stored in it."""
 
 PIPELINE = "digits"
 
@@ -316,8 +317,8 @@ class ChaosCluster:
         for name in self.node_names:
             await self._add_node(name)
         await self.ready()
-        supervisor = asyncio.create_task(self._supervise(), name="chaos-supervisor")
-        self._stack.callback(supervisor.cancel)
+        for supervise in (self._supervise, self._supervise_server):
+            self._stack.callback(asyncio.create_task(supervise(), name="chaos-supervisor").cancel)
 
     async def _supervise(self) -> None:
         while True:
@@ -327,6 +328,15 @@ class ChaosCluster:
                     assert member.process is not None
                     self.ended.append(f"{name} ended with code {member.process.returncode}: {_last_line(member.log)}")
                     await self.start_again(name)
+
+    async def _supervise_server(self) -> None:
+        """As `understudy up` does. What a fault has ended it starts again itself."""
+        while True:
+            reason = await self.server.wait_until_down()
+            if self.server.running:
+                self.ended.append(f"the server was started again: {reason}")
+                await self.server.restart()
+            await asyncio.sleep(SUPERVISE_S)
 
     async def _shrink_store(self, server: NatsServer) -> None:
         await server.kill()
@@ -343,7 +353,7 @@ class ChaosCluster:
         arguments = ["controller", "--pipeline", PIPELINE, "--expect", str(self.nodes), "--cache", str(cache)]
         if self.controllers > 1:
             arguments.append("--standby")
-        arguments += ["--delivery", self.delivery]
+        arguments += ["--delivery", json.dumps(self._promise())]
         user = self._users["controller"]
         variables = {
             "UNDERSTUDY_BROKER": self.server.url_of(user),
@@ -352,6 +362,10 @@ class ChaosCluster:
             "UNDERSTUDY_LOG_FORMAT": "json",
         }
         await self._add(name, arguments, variables, cache)
+
+    def _promise(self) -> dict[str, Any]:
+        limits = {"input_limit": LIMIT_BYTES, "result_limit": LIMIT_BYTES} if self.small_store else {}
+        return {"mode": self.delivery, **limits}
 
     async def _add_node(self, name: str) -> None:
         link = self.links[name] = Link(self.server.port)

@@ -4,11 +4,13 @@ live video is never late, an order is restored."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,7 @@ from nats.aio.client import Client
 from nats.js.errors import APIError
 
 import understudy
+from bench.faults.space import SmallDisk, SpaceError
 from tests.integration.conftest import Digits
 from tests.integration.harness import Shell, Up, eventually
 from tests.integration.stranger import stranger
@@ -114,6 +117,16 @@ async def depositor(url: str, digits: Digits) -> AsyncIterator[Depositor]:
         yield Depositor(connection, digits)
     finally:
         await connection.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    try:
+        disk = SmallDisk.mount(tmp_path / "disk", size_bytes=32 << 20)
+    except SpaceError as error:
+        pytest.skip(str(error))
+    yield disk
+    disk.unmount()
 
 
 async def _ignore(error: Exception) -> None:
@@ -232,6 +245,31 @@ async def test_a_full_store_refuses_its_publisher_and_loses_nothing(shell: Shell
             async with understudy.connect(up.url, "digits") as client:
                 results = [result async for result in client.stream(digits.frames)]
             assert [result.error for result in results if result.error] == []
+
+
+async def test_a_disk_that_was_full_loses_nothing_and_is_used_again(
+    shell: Shell, digits: Digits, small_disk: SmallDisk
+) -> None:
+    settings = f"{{mode: durable, folder: {small_disk.folder}, input_limit: 4 MB, result_limit: 4 MB}}"
+    (shell.folder / "disk.yaml").write_text(f"nodes: 2\ndelivery: {settings}\n")
+    with shell.up("--config", "disk.yaml") as up:
+        async with depositor(up.url, digits) as own:
+            async with own.publishing():
+                await own.more(50)
+                small_disk.fill()
+                await asyncio.wait_for(not_stored(own), SOON_S)
+                small_disk.empty()
+                await own.more(50)
+            await own.check()
+
+
+async def not_stored(own: Depositor) -> None:
+    """Until a frame of its own is refused, or not answered."""
+    with contextlib.suppress(nats.errors.Error, APIError, TimeoutError):
+        for number in itertools.count():
+            headers = {"Nats-Msg-Id": f"too-many-{number}"}
+            await own.connection.jetstream(timeout=1).publish(IN, own.digits.frames[0], headers=headers)
+            own.promised[f"too-many-{number}"] = own.digits.labels[0]
 
 
 async def test_stored_frames_without_a_name_are_each_answered_once(shell: Shell, digits: Digits) -> None:
