@@ -25,7 +25,8 @@ import aiomqtt
 import structlog
 from aiomqtt.exceptions import MqttConnectError
 
-from broker.errors import BrokerError
+from broker.errors import PermissionDeniedError
+from broker.mqtt_topics import subject_of
 from broker.tls import client_context
 from broker.url import BrokerUrl, Credentials
 
@@ -84,8 +85,9 @@ OnConfirmed = Callable[[int], None]
 class Link:
     """Made by `open`; it is lost at some time (`lost`), or ended with `close`. It does not reconnect."""
 
-    def __init__(self, client: aiomqtt.Client, on_confirmed: OnConfirmed) -> None:
+    def __init__(self, client: aiomqtt.Client, on_confirmed: OnConfirmed, *, who: str) -> None:
         self._client = client
+        self._who = who
         self._paho = client._client
         self._on_confirmed = on_confirmed
         self._loop = asyncio.get_running_loop()
@@ -132,7 +134,11 @@ class Link:
             tls_context=settings.tls if address.scheme == "mqtts" else None,
             socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         )
-        link = cls(client, on_confirmed)
+        link = cls(
+            client,
+            on_confirmed,
+            who=f"user '{credentials.user}'" if credentials else "who gives no user in the broker's URL",
+        )
         await link._connect(server)
         return link
 
@@ -162,15 +168,15 @@ class Link:
             await self._written.wait()
 
     async def subscribe(self, filters: Iterable[str]) -> None:
-        """Raises LinkError where the connection is lost meanwhile, BrokerError where the broker refuses."""
+        """Raises LinkError where the connection is lost meanwhile, PermissionDeniedError where the broker refuses."""
         wanted = sorted(set(filters) - self.filters)
         if not wanted:
             return
         codes: Any = await self._ask(self._client.subscribe([(one, 0) for one in wanted], timeout=SUBSCRIBE_TIMEOUT_S))
         granted = {one for one, code in zip(wanted, codes, strict=False) if _value(code) < _REFUSED_SUBSCRIPTION}
         self.filters |= granted
-        if refused := set(wanted) - granted:
-            raise BrokerError(f"the broker refuses subscriptions to {', '.join(sorted(refused))}")
+        if refused := sorted(set(wanted) - granted):
+            raise PermissionDeniedError("subscribe", subject_of(refused[0]), self._who)
 
     async def unsubscribe(self, filters: Iterable[str]) -> None:
         """Raises LinkError where the connection is lost meanwhile."""

@@ -76,6 +76,12 @@ class NatsListener:
         assert self._server.mqtt_operator_url is not None
         return self._server.mqtt_operator_url
 
+    @property
+    def client_url(self) -> str:
+        """Of whoever has no password."""
+        assert self._server.mqtt_url is not None
+        return self._server.mqtt_url
+
     async def start(self) -> None:
         await self._server.restart()
 
