@@ -44,9 +44,9 @@ _MQTT = """\
 mqtt {{ port: {port} }}
 """
 
-# message_size_limit stays as it is: no limit.
 _MOSQUITTO = """\
-# mosquitto -c FILE. It holds no password, and must be able to read the two files that it names.
+# mosquitto -c FILE. It must be able to read the two files that are named here: root's goes on as the user mosquitto, to
+# whom they are given with chown then.
 listener {port}
 allow_anonymous false
 password_file {passwords}
