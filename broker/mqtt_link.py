@@ -27,7 +27,7 @@ from aiomqtt.exceptions import MqttConnectError
 
 from broker.errors import PermissionDeniedError
 from broker.mqtt_topics import subject_of
-from broker.tls import client_context
+from broker.tls import client_context, handshake_failure
 from broker.url import BrokerUrl, Credentials
 
 KEEPALIVE_S = 5
@@ -53,6 +53,10 @@ class LinkError(Exception):
 
 class LinkRefusedError(LinkError):
     """The broker is there and refused the credentials or the client."""
+
+
+class LinkTlsError(LinkError):
+    """There is a server, and no TLS connection to it; trying again changes nothing. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +111,7 @@ class Link:
 
         Raises:
             LinkRefusedError: the broker refused the credentials.
+            LinkTlsError: one of the two does not take the other's certificate.
             LinkError: nobody answers there.
         """
 
@@ -227,6 +232,9 @@ class Link:
             raise LinkRefusedError(str(error.rc)) from error
         except (OSError, ValueError, aiomqtt.MqttError) as error:
             self.abort()
+            # aiomqtt drops the error that it says no more about.
+            if (tls := handshake_failure(error.__context__ or error)) is not None:
+                raise LinkTlsError(tls) from error
             raise LinkError(_reason(error)) from error
         self._paho.on_publish = self._confirmed
         self._paho.on_socket_register_write = self._register_write
