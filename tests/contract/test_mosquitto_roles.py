@@ -17,6 +17,7 @@ from broker.mqtt_presence import MqttPresence
 from broker.port import Message
 from broker.presence import NodeProcess, connection_name
 from broker.roles import User
+from tests.contract.authority import Authority
 from tests.contract.conftest import Inbox, eventually
 from tests.contract.mqtt_servers import Mosquitto, mosquitto, nats_listener
 from tests.contract.refusals import (
@@ -170,6 +171,20 @@ async def test_nobody_leaves_another_ones_last_will(server: Mosquitto) -> None:
     assert heard.waiting == 0
     await listener.close()
     await forger.close()
+
+
+async def test_the_roles_come_by_tls(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    (tmp_path / "passwords").write_text(render_passwords(USERS))
+    settings = f"allow_anonymous false\npassword_file {tmp_path}/passwords\n"
+    files = f"certfile {authority.folder}/server.pem\nkeyfile {authority.folder}/server.key\n"
+    async with mosquitto(settings + files) as server:
+        url = url_of(server, NODE_A).replace("mqtt://", "mqtts://") + authority.trusting
+        node = await connect(url)
+        await node.flush()
+        await node.close()
+        with pytest.raises(BrokerUnreachableError, match="authorization failed"):
+            await connect(url.replace(NODE_A.password, "guess"))
 
 
 @pytest.mark.parametrize("user", USERS, ids=lambda user: user.name)

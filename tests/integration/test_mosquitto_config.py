@@ -107,7 +107,14 @@ async def test_a_pipeline_runs_with_a_user_for_each_role_and_survives_its_nodes(
     with ExitStack() as stack:
         expected = ("--expect", str(len(NODES)), "--stages", "3")
         controller = stack.enter_context(
-            shell.start("controller", "--pipeline", "digits", *expected, UNDERSTUDY_BROKER=controller_url)
+            shell.start(
+                "controller",
+                "--pipeline",
+                "digits",
+                *expected,
+                UNDERSTUDY_BROKER=controller_url,
+                UNDERSTUDY_LOG_LEVEL="debug",
+            )
         )
         running = {
             name: stack.enter_context(
@@ -143,6 +150,9 @@ async def test_a_pipeline_runs_with_a_user_for_each_role_and_survives_its_nodes(
         said = controller.log.read_text()
         assert "node-not-cut-off" not in said
         assert "presence-unavailable" not in said
+    secrets = re.findall(r"mqtt://[^:]+:([^@]+)@", text)
+    logs = "\n".join(path.read_text(errors="replace") for path in shell.folder.glob("*.log"))
+    assert not [secret for secret in secrets if secret in logs]
     await client.close()
 
 
