@@ -41,7 +41,9 @@ class Mosquitto:
 
     async def start(self) -> None:
         with (self._folder / "log").open("ab") as log:
-            self._process = await spawn([_binary(), "-c", str(self._folder / "mosquitto.conf")], stdout=log, stderr=log)
+            self._process = await spawn(
+                [mosquitto_binary(), "-c", str(self._folder / "mosquitto.conf")], stdout=log, stderr=log
+            )
         await eventually(self._answers, within_s=START_S)
 
     async def kill(self) -> None:
@@ -76,6 +78,12 @@ class NatsListener:
         assert self._server.mqtt_operator_url is not None
         return self._server.mqtt_operator_url
 
+    @property
+    def client_url(self) -> str:
+        """Of whoever has no password."""
+        assert self._server.mqtt_url is not None
+        return self._server.mqtt_url
+
     async def start(self) -> None:
         await self._server.restart()
 
@@ -95,7 +103,7 @@ async def nats_listener() -> AsyncIterator[NatsListener]:
 @asynccontextmanager
 async def mosquitto(settings: str = "") -> AsyncIterator[Mosquitto]:
     """A mosquitto with these lines in its configuration. Skips the test where none is installed."""
-    _binary()
+    mosquitto_binary()
     with tempfile.TemporaryDirectory(prefix="understudy-mosquitto-") as name:
         if os.geteuid() == 0:
             # Started by root, mosquitto goes on as a user of its own.
@@ -108,7 +116,8 @@ async def mosquitto(settings: str = "") -> AsyncIterator[Mosquitto]:
             await server.stop()
 
 
-def _binary() -> str:
+def mosquitto_binary() -> str:
+    """Skips the test where there is none."""
     found = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if found is None:
         pytest.skip("there is no mosquitto here: `apt-get install mosquitto`")
