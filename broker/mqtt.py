@@ -235,6 +235,10 @@ class MqttBroker:
 
     def _on_message(self, topic: str, payload: bytes, retained: bool) -> None:
         subject = subject_of(topic)
+        if retained and not delivery_of(subject).retain:
+            # A stranger had the broker keep it. It is an event of a time that is over: a frame would be answered anew.
+            _log.debug("retained_message_ignored", subject=subject)
+            return
         try:
             data, reply, headers = unwrap(payload)
         except WireError as error:

@@ -8,7 +8,9 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import paho.mqtt.client as paho
 import pytest
 
 from broker import subjects
@@ -171,6 +173,20 @@ async def test_the_route_is_kept_for_who_comes_later_and_recognised_as_old(broke
     assert (bytes(message.data), message.retained) == (b"route", True)
     for one in (here, there, newcomer):
         await one.close()
+
+
+async def test_an_event_that_a_stranger_had_the_broker_keep_is_not_heard_again(broker: MqttServer) -> None:
+    camera = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    camera.connect("127.0.0.1", urlsplit(broker.url).port or 1883)
+    camera.loop_start()
+    camera.publish("understudy/digits/in", b"old", qos=1, retain=True).wait_for_publish(10)
+    here, inbox = await connect(broker.url), Inbox()
+    await here.subscribe(subjects.frames_in("digits"), inbox)
+    camera.publish("understudy/digits/in", b"new", qos=1, retain=True)
+    assert bytes((await inbox.next()).data) == b"new"
+    camera.disconnect()
+    camera.loop_stop()
+    await here.close()
 
 
 # ---- who is there --------------------------------------------------------------------------------------------------
