@@ -10,7 +10,8 @@ import uvloop
 
 from broker.port import Message
 
-WAIT_S = 5.0
+WAIT_S = 15.0
+"""What is waited for comes within milliseconds; this is when a test gives up."""
 
 
 class Inbox:
