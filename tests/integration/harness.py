@@ -185,6 +185,13 @@ class Up(Running):
         return str(self.document["pipeline"])
 
 
+def is_called(process: psutil.Process, name: str) -> bool:
+    """Whether this is in the name of the process; it may have ended since it was found."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return name in process.name()
+    return False
+
+
 def survivors(family: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
     """Those that are still there after `timeout_s`; returns as soon as all are gone."""
     deadline = time.monotonic() + timeout_s

@@ -73,10 +73,12 @@ async def test_images_are_published_as_they_are_and_answered_with_json(
             own.connection.publish("understudy/digits/in", marked(digits.frames[1], "", "JPEG"), qos=0)
             own.connection.publish("understudy/digits/in", b"no image", qos=1)
 
-            async def count() -> int:
-                return len(own.results)
+            async def count() -> tuple[int, int]:
+                return len(own.results), len(own.letters)
 
-            await eventually(count, lambda seen: seen >= 22, within_s=AGAIN_S, what="22 results")
+            await eventually(
+                count, lambda seen: seen[0] >= 22 and seen[1] >= 1, within_s=AGAIN_S, what="22 results and a letter"
+            )
             good = [result for result in own.results if result["error"] is None]
             assert len(good) == 21
             assert sum(result["id"] == f"png-{result['class_index']}" for result in good) >= 19
@@ -136,8 +138,12 @@ async def test_a_broker_that_is_killed_and_comes_back_is_all_that_it_takes(
             assert (await waiting).class_index == digits.labels[1]
             results = [result async for result in client.stream(digits.frames[:100])]
             assert [result.error for result in results] == [None] * 100
-        status = json.loads(shell.run("status", "--json").out)
-        assert [node["alive"] for node in status["nodes"]] == [True] * 3
+
+        async def living() -> list[bool]:
+            outcome = await asyncio.to_thread(shell.run, "status", "--json")
+            return [node["alive"] for node in json.loads(outcome.out)["nodes"]] if outcome.code == 0 else []
+
+        await eventually(living, lambda seen: seen == [True] * 3, within_s=AGAIN_S, what="three living nodes")
 
 
 async def test_the_route_that_a_controller_left_behind_long_ago_harms_nobody(

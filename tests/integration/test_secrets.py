@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.integration.conftest import Digits
@@ -24,7 +26,11 @@ def passwords(shell: Shell) -> set[str]:
 
 
 def command_lines(running: Up) -> str:
-    return "\n".join(" ".join(process.cmdline()) for process in running.family())
+    found = []
+    for process in running.family():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since
+            found.append(" ".join(process.cmdline()))
+    return "\n".join(found)
 
 
 def logs(shell: Shell) -> str:
