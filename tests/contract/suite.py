@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,9 +17,7 @@ from broker.errors import (
     RequestTimeoutError,
 )
 from broker.port import Broker, Message
-from tests.contract.conftest import WAIT_S, Inbox, eventually
-
-Connect = Callable[[], Awaitable[Broker]]
+from tests.contract.conftest import WAIT_S, Connect, Inbox, eventually
 
 TWO = (
     Message(subject="n.a", data=b"one", reply="r.1"),
