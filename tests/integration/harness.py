@@ -20,7 +20,7 @@ import psutil
 
 START_S = 60.0
 STOP_S = 20.0
-COMMAND_S = 30.0
+COMMAND_S = 60.0
 POLL_S = 0.02
 
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "understudy")

@@ -19,7 +19,7 @@ from tests.integration.conftest import Digits
 from tests.integration.harness import Shell, eventually
 from tests.integration.mqtt_stranger import marked, mqtt_stranger
 from tests.integration.stranger import stranger
-from tests.integration.test_recovery import DEGRADED, Running, pipeline
+from tests.integration.test_recovery import Running, bridged_first, pipeline
 
 BROKERS = {"mosquitto": mosquitto, "nats-server": nats_listener}
 AGAIN_S = 20.0
@@ -95,7 +95,7 @@ async def test_a_killed_node_is_bridged_and_healed_and_each_image_is_answered_on
 ) -> None:
     async with pipeline(shell, digits, 4, "--broker", broker.url, meet=mqtt_stranger) as running:
         victim = running.order[position]
-        before = (await running.on(*running.order))["epoch"]
+        before = (await running.ready_for_a_failure())["epoch"]
         running.signal(signal.SIGKILL, victim)
         await healed_without(running, victim, before)
 
@@ -106,7 +106,7 @@ async def test_a_stopped_node_answers_nothing_twice_when_it_goes_on(
 ) -> None:
     async with pipeline(shell, digits, 4, "--broker", broker.url, meet=mqtt_stranger) as running:
         victim = running.order[position]
-        before = (await running.on(*running.order))["epoch"]
+        before = (await running.ready_for_a_failure())["epoch"]
         running.signal(signal.SIGSTOP, victim)
         try:
             await healed_without(running, victim, before)
@@ -118,11 +118,9 @@ async def test_a_stopped_node_answers_nothing_twice_when_it_goes_on(
 
 
 async def healed_without(running: Running, victim: str, before: int) -> None:
-    await running.stream.healthy_after(before)
-    await running.stream.answers(50)
-    later = [result for result in running.stream.own.results if result["epoch"] > before]
-    assert later[0]["technique"] in DEGRADED  # answered before there was a new plan
-    assert victim not in {hop["node"] for hop in later[-1]["path"]}
+    healthy = await running.stream.healthy_after(before, in_a_row=50)
+    assert victim not in {hop["node"] for hop in healthy["path"]}
+    bridged_first(running, victim, before)
     assert running.stream.again == 0  # whoever publishes once is answered, too
 
 
