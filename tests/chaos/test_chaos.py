@@ -10,7 +10,10 @@ import sys
 
 import pytest
 
-RUN_S = 110.0
+RUN_S = 280.0
+"""A run gives up by itself, and says what it waits for, before this: a minute or two after its last fault."""
+
+pytestmark = pytest.mark.timeout(RUN_S + 20)
 
 NODES = "node-killed,node-stopped,two-nodes-killed,head-killed,head-stopped,standby-head-killed,both-heads-killed"
 CONTROLLERS = "controller-killed,controller-stopped,head-and-controller-killed,controller-cache-corrupt,store-full"
