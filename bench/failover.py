@@ -25,6 +25,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.harness import percentile
+
 WANTED_CONNECTED_MS = 50.0
 WANTED_ANSWER_MS = 250.0
 SETTLE_S = 1.0
@@ -52,17 +54,6 @@ class Kill:
     settled_ms: float
     lost: int
     twice: int
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """By the nearest rank: the smallest value that at least `share` of the values do not exceed.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if not values:
-        raise ValueError("nothing was measured")
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 class Stream:

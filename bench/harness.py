@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -54,6 +55,12 @@ def summarise(values: Iterable[float]) -> Summary:
         return Summary(median=ordered[0], q1=ordered[0], q3=ordered[0], count=1)
     q1, median, q3 = statistics.quantiles(ordered, n=4, method="inclusive")
     return Summary(median=median, q1=q1, q3=q3, count=len(ordered))
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """By the nearest rank: the smallest value that at least this share of the values does not exceed; NaN of none."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Summary:

@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import math
 import os
 import random
 import signal
@@ -386,12 +385,6 @@ async def kill_one(cluster: PulsingCluster, watch: Watch, chance: random.Random)
     return float(noticed["at_s"]) - started_s
 
 
-def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of the values does not exceed; NaN of none."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else float("nan")
-
-
 def show(console: Console, measured: Measured) -> None:
     load_ = f"{measured.quiet_s:.0f} s at full load, {measured.frames_per_s:.0f} frames/s"
     console.print(f"{measured.subject}: {load_}")
@@ -400,13 +393,13 @@ def show(console: Console, measured: Measured) -> None:
         gaps.add_column(column, justify="left" if column == "node" else "right")
     for name, values in sorted(measured.gaps.items()):
         shares = (0.5, 0.99, 0.999, 1.0)
-        gaps.add_row(name, str(len(values)), *(f"{quantile(values, share) * 1e3:.0f}" for share in shares))
+        gaps.add_row(name, str(len(values)), *(f"{harness.percentile(values, share) * 1e3:.0f}" for share in shares))
     console.print(gaps)
     table = Table(title=f"{len(measured.false_suspicions)} false suspicions; time to notice, ms", title_justify="left")
     for column in ("failure", "times", "median", "p95", "largest"):
         table.add_column(column, justify="left" if column == "failure" else "right")
     for failure, times in (("hang (SIGSTOP)", measured.stop_s), ("crash (SIGKILL)", measured.kill_s)):
-        cells = [f"{quantile(times, share) * 1e3:.1f}" for share in (0.5, 0.95, 1.0)]
+        cells = [f"{harness.percentile(times, share) * 1e3:.1f}" for share in (0.5, 0.95, 1.0)]
         table.add_row(failure, str(len(times)), *cells)
     console.print(table)
 

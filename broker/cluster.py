@@ -21,7 +21,7 @@ from broker.connect import connect
 from broker.errors import BrokerError, ServerStartError
 from broker.port import Broker, Message
 from broker.roles import Account, User
-from broker.server import ClusterConfig, NatsServer, ServerConfig
+from broker.server import LOOPBACK, ClusterConfig, NatsServer, ServerConfig
 
 MOST_SERVERS = 9
 ATTEMPTS = 3
@@ -129,7 +129,7 @@ class NatsCluster:
 
 def _configs(config: ServerConfig, count: int) -> list[ServerConfig]:
     password = secrets.token_urlsafe(24)
-    ports = _free_ports(config.host, count)
+    ports = _free_ports(count)
     return [
         replace(
             config,
@@ -142,10 +142,9 @@ def _configs(config: ServerConfig, count: int) -> list[ServerConfig]:
     ]
 
 
-def _free_ports(host: str, count: int) -> list[int]:
+def _free_ports(count: int) -> list[int]:
     """For the routes: each server must know those of the others before any of them has started."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sockets = [socket.create_server((host, 0), family=family) for _ in range(count)]
+    sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
     try:
         return [int(each.getsockname()[1]) for each in sockets]
     finally:

@@ -25,6 +25,9 @@ _NOT_FOUND = (10014, 10059)
 NO_MESSAGE = 10037
 """There is no such message."""
 
+NO_ROOM = 10047
+"""The broker has not as much space as the stream may take."""
+
 _IN_USE = 10058
 """A stream of the name is there, with another configuration."""
 

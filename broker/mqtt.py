@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 
@@ -36,6 +37,7 @@ exceeds it. nats-server counts the topic too: with `max_payload: 8MB` this much 
 
 FLUSH_AT_CLOSE_S = 1.0
 SUBSCRIBE_TIMEOUT_S = 5.0
+_NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9_-]")
 
 _log = structlog.get_logger(__name__)
 
@@ -46,14 +48,17 @@ class MqttBroker:
     def __init__(self, url: BrokerUrl, name: str) -> None:
         node = parse_connection_name(name)
         self._url = url
+        # A node's is its connection's name, so that it can be cut off by it. Others may start twice.
+        client_id = name if node else f"{_NOT_IN_AN_ID.sub('-', name)}-{secrets.token_hex(4)}"
         settings = LinkSettings(
-            # A node's is its connection's name, so that it can be cut off by it. Others may start twice.
-            client_id=name if node else f"{name}-{secrets.token_hex(4)}",
+            client_id=client_id,
             credentials=url.credentials,
             will=topic_of(subjects.gone(name)) if node else "",
             tls=tls_context(url),
         )
-        self._inbox = f"_INBOX.{secrets.token_hex(8)}"
+        # By the client id, since a broker's ACL can give somebody what is below that. Not a node's: whoever learns its
+        # client id can end its connection, and it asks everybody for sub-models.
+        self._inbox = f"_INBOX.{secrets.token_hex(8) if node else client_id}"
         self._numbers = itertools.count()
         self._subscriptions = Subscriptions()
         self._answers: dict[str, asyncio.Future[Message]] = {}
@@ -106,8 +111,9 @@ class MqttBroker:
         """See `broker.port.Broker.subscribe`.
 
         Raises:
-            BrokerError: a queue group was asked for, the broker refuses the subscription or does not confirm it, or it
-                overlaps with another one of this connection (`broker.mqtt_topics.widest`).
+            PermissionDeniedError: the broker refuses the subscription.
+            BrokerError: a queue group was asked for, the broker does not confirm the subscription, or it overlaps with
+                another one of this connection (`broker.mqtt_topics.widest`).
         """
         self._session.check_open()
         if queue:
@@ -229,6 +235,10 @@ class MqttBroker:
 
     def _on_message(self, topic: str, payload: bytes, retained: bool) -> None:
         subject = subject_of(topic)
+        if retained and not delivery_of(subject).retain:
+            # A stranger had the broker keep it. It is an event of a time that is over: a frame would be answered anew.
+            _log.debug("retained_message_ignored", subject=subject)
+            return
         try:
             data, reply, headers = unwrap(payload)
         except WireError as error:

@@ -25,8 +25,9 @@ import aiomqtt
 import structlog
 from aiomqtt.exceptions import MqttConnectError
 
-from broker.errors import BrokerError
-from broker.tls import client_context
+from broker.errors import PermissionDeniedError
+from broker.mqtt_topics import subject_of
+from broker.tls import client_context, handshake_failure
 from broker.url import BrokerUrl, Credentials
 
 KEEPALIVE_S = 5
@@ -52,6 +53,10 @@ class LinkError(Exception):
 
 class LinkRefusedError(LinkError):
     """The broker is there and refused the credentials or the client."""
+
+
+class LinkTlsError(LinkError):
+    """There is a server, and no TLS connection to it; trying again changes nothing. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +89,9 @@ OnConfirmed = Callable[[int], None]
 class Link:
     """Made by `open`; it is lost at some time (`lost`), or ended with `close`. It does not reconnect."""
 
-    def __init__(self, client: aiomqtt.Client, on_confirmed: OnConfirmed) -> None:
+    def __init__(self, client: aiomqtt.Client, on_confirmed: OnConfirmed, *, who: str) -> None:
         self._client = client
+        self._who = who
         self._paho = client._client
         self._on_confirmed = on_confirmed
         self._loop = asyncio.get_running_loop()
@@ -105,6 +111,7 @@ class Link:
 
         Raises:
             LinkRefusedError: the broker refused the credentials.
+            LinkTlsError: one of the two does not take the other's certificate.
             LinkError: nobody answers there.
         """
 
@@ -132,7 +139,11 @@ class Link:
             tls_context=settings.tls if address.scheme == "mqtts" else None,
             socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         )
-        link = cls(client, on_confirmed)
+        link = cls(
+            client,
+            on_confirmed,
+            who=f"user '{credentials.user}'" if credentials else "who gives no user in the broker's URL",
+        )
         await link._connect(server)
         return link
 
@@ -162,15 +173,15 @@ class Link:
             await self._written.wait()
 
     async def subscribe(self, filters: Iterable[str]) -> None:
-        """Raises LinkError where the connection is lost meanwhile, BrokerError where the broker refuses."""
+        """Raises LinkError where the connection is lost meanwhile, PermissionDeniedError where the broker refuses."""
         wanted = sorted(set(filters) - self.filters)
         if not wanted:
             return
         codes: Any = await self._ask(self._client.subscribe([(one, 0) for one in wanted], timeout=SUBSCRIBE_TIMEOUT_S))
         granted = {one for one, code in zip(wanted, codes, strict=False) if _value(code) < _REFUSED_SUBSCRIPTION}
         self.filters |= granted
-        if refused := set(wanted) - granted:
-            raise BrokerError(f"the broker refuses subscriptions to {', '.join(sorted(refused))}")
+        if refused := sorted(set(wanted) - granted):
+            raise PermissionDeniedError("subscribe", subject_of(refused[0]), self._who)
 
     async def unsubscribe(self, filters: Iterable[str]) -> None:
         """Raises LinkError where the connection is lost meanwhile."""
@@ -221,6 +232,9 @@ class Link:
             raise LinkRefusedError(str(error.rc)) from error
         except (OSError, ValueError, aiomqtt.MqttError) as error:
             self.abort()
+            # aiomqtt drops the error that it says no more about.
+            if (tls := handshake_failure(error.__context__ or error)) is not None:
+                raise LinkTlsError(tls) from error
             raise LinkError(_reason(error)) from error
         self._paho.on_publish = self._confirmed
         self._paho.on_socket_register_write = self._register_write

@@ -15,7 +15,7 @@ import structlog
 
 from broker.dispatch import tell
 from broker.errors import BrokerClosedError, BrokerError, BrokerUnreachableError
-from broker.mqtt_link import Link, LinkError, LinkRefusedError, LinkSettings, OnMessage
+from broker.mqtt_link import Link, LinkError, LinkRefusedError, LinkSettings, LinkTlsError, OnMessage
 from broker.mqtt_outbox import Outbox, Outgoing
 from broker.port import ConnectionListener
 from broker.url import BrokerUrl
@@ -76,6 +76,8 @@ class MqttSession:
                         raise BrokerUnreachableError(
                             f"authorization failed at {self._url}: the broker is there and refused us ({error})"
                         ) from error
+                    except LinkTlsError as error:
+                        raise BrokerUnreachableError(f"no connection to {self._url}: {error}") from error
                     except LinkError as error:
                         why = str(error)
                     await asyncio.sleep(pause_s)

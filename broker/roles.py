@@ -1,5 +1,7 @@
 """Who may publish and subscribe to what, by role and account. docs/security.md is the prose of this file.
 
+`render` says it to nats-server, `broker.mosquitto` to mosquitto.
+
 | role | who has it |
 | --- | --- |
 | client | anyone who reaches the port: publishes frames, hears results |
@@ -217,6 +219,7 @@ def _controller_control(pipeline: str) -> Rights:
             subjects.BEATS,
             subjects.PULSES,
             subjects.BYE,
+            subjects.GONE,
             subjects.confirm(pipeline),
             subjects.update(pipeline),
             kv.subject(VERSIONS, pipeline),

@@ -1,4 +1,4 @@
-"""The embedded nats-server: one child process on the loopback, with accounts, gone when its parent is gone.
+"""The embedded nats-server: a child process with accounts, gone when its parent is gone.
 
 Accounts: DATA for frames and activations; CTRL for control; SYS for the server's own events. Anyone who reaches the
 port is a client in DATA (so that `nats pub` works as it is) and may do what `broker.roles` lets clients do. Everyone
@@ -8,6 +8,7 @@ else has a password, made up at each start.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -27,9 +28,13 @@ from broker.errors import ServerStartError
 from broker.folder import TemporaryFolder
 from broker.process import spawn, terminate
 from broker.roles import Account, User, user_name
+from broker.server_tls import ServerTls
+from broker.store import StoreWatch
 
+LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 10.0
 STOP_GRACE_S = 3.0
+STORE_LOOK_S = 1.0
 _POLL_S = 0.01
 _FOLDER_PREFIX = "understudy-nats-"
 _LOG_TAIL_LINES = 12
@@ -58,27 +63,12 @@ _MQTT = """\
 mqtt {{
   listen: {listen}
   ack_wait: "10s"
-}}
+  {tls}}}
 """
 
 GO_MEMORY = {"GOGC": "1000", "GOMEMLIMIT": "256MiB"}
 """For the server's garbage collector, unless the user has chosen: payloads of megabytes keep it busy with its own
 defaults (measured: 4.4 of 47 ms of CPU time per frame of ResNet-50, 1.9 ms with these)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerTls:
-    """Files in PEM form. With `ca` the server wants a certificate from each client, signed by that authority."""
-
-    cert: Path
-    key: Path
-    ca: Path | None = None
-
-    def render(self) -> str:
-        verify = "" if self.ca is None else f"  ca_file: {json.dumps(str(self.ca))}\n  verify: true\n"
-        return (
-            f"tls {{\n  cert_file: {json.dumps(str(self.cert))}\n  key_file: {json.dumps(str(self.key))}\n{verify}}}\n"
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +83,7 @@ class ServerConfig:
             default.
     """
 
-    host: str = "127.0.0.1"
+    host: str = LOOPBACK
     port: int = 0
     mqtt_port: int | None = None
     max_payload_bytes: int = 8 * 1024 * 1024
@@ -107,41 +97,43 @@ class ServerConfig:
     store: Path | None = None
     sync_interval: str = ""
 
-    def render(self, folder: Path, port: int, mqtt_port: int | None = None) -> str:
+    def render(self, folder: Path, store: Path, port: int, mqtt_port: int | None = None) -> str:
         """The server's configuration file. Port 0 lets the server choose, so nobody can take it in between."""
         users = (self.client, self.operator, self.system, *self.users)
         listener = json.dumps(f"{bracketed(self.host)}:{mqtt_port or -1}")
+        tls = "" if self.tls is None else self.tls.render()
         return _CONFIG.format(
             name=json.dumps(self.name),
             listen=json.dumps(f"{bracketed(self.host)}:{port or -1}"),
-            mqtt="" if mqtt_port is None else _MQTT.format(listen=listener),
+            mqtt="" if mqtt_port is None else _MQTT.format(listen=listener, tls=tls),
             max_payload_bytes=self.max_payload_bytes,
             max_pending_bytes=max(128 * 1024 * 1024, 8 * self.max_payload_bytes),
             folder=json.dumps(str(folder)),
             log_file=json.dumps(str(folder / "server.log")),
-            store=json.dumps(str(self.store or folder / "store")),
+            store=json.dumps(str(store)),
             sync=f", sync_interval: {json.dumps(self.sync_interval)}" if self.sync_interval else "",
             accounts=roles.render(users, mqtt=mqtt_port is not None),
             anonymous=f"no_auth_user: {json.dumps(self.client.name)}\n",
-            tls="" if self.tls is None else self.tls.render(),
-            cluster="" if self.cluster is None else self.cluster.render(self.host),
+            tls=tls,
+            cluster="" if self.cluster is None else self.cluster.render(),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
-    """How a server is found by the others, at `port`, and finds them, at `routes`."""
+    """How a server is found by the others, at `port`, and finds them, at `routes`. All are on this machine, and nobody
+    else needs the routes: they are on the loopback, wherever the servers listen for clients."""
 
     password: str = field(repr=False)
     port: int
     routes: tuple[int, ...]
 
-    def render(self, host: str) -> str:
+    def render(self) -> str:
         # accounts: control has a connection of its own between servers, so that it does not queue behind tensors.
         # no_advertise: clients have the whole list, and a node has it in its own order.
-        routes = [f"nats://route:{self.password}@{bracketed(host)}:{port}" for port in self.routes]
+        routes = [f"nats://route:{self.password}@{LOOPBACK}:{port}" for port in self.routes]
         return (
-            f"cluster {{\n  name: understudy\n  listen: {json.dumps(f'{bracketed(host)}:{self.port}')}\n"
+            f"cluster {{\n  name: understudy\n  listen: {json.dumps(f'{LOOPBACK}:{self.port}')}\n"
             f"  no_advertise: true\n  accounts: [CTRL]\n"
             f"  authorization {{ user: route, password: {json.dumps(self.password)} }}\n"
             f"  routes: {json.dumps(routes)}\n}}\n"
@@ -163,7 +155,7 @@ class NatsServer:
     async def start(
         cls,
         *,
-        host: str = "127.0.0.1",
+        host: str = LOOPBACK,
         port: int = 0,
         mqtt_port: int | None = None,
         max_payload_bytes: int = 8 * 1024 * 1024,
@@ -174,7 +166,8 @@ class NatsServer:
         clients too, for the data account. `users`: besides the client, the operator and the system.
 
         Raises:
-            ServerStartError: there is no nats-server, the port is taken, or it did not get ready in time.
+            ServerStartError: there is no nats-server, the port is taken, a file for TLS is not right, or it did not get
+                ready in time.
         """
         config = ServerConfig(
             host=host,
@@ -189,6 +182,8 @@ class NatsServer:
     @classmethod
     async def start_with(cls, config: ServerConfig) -> NatsServer:
         """See `start`."""
+        if config.tls is not None:
+            config.tls.check()
         server = cls(config, TemporaryFolder.make(_FOLDER_PREFIX))
         try:
             await server._launch()
@@ -224,11 +219,11 @@ class NatsServer:
     @property
     def url(self) -> str:
         """For clients; no credentials."""
-        return f"{self.scheme}://{self.address}"
+        return f"{self.scheme}://{self.address}{self._url_options}"
 
     def url_of(self, user: User, account: Account = "DATA") -> str:
         """With the user's credentials: not for logs."""
-        return f"{self.scheme}://{user_name(user, account)}:{user.password}@{self.address}"
+        return f"{self.scheme}://{user_name(user, account)}:{user.password}@{self.address}{self._url_options}"
 
     @property
     def operator_url(self) -> str:
@@ -238,7 +233,11 @@ class NatsServer:
     @property
     def mqtt_url(self) -> str | None:
         """Of its MQTT listener, for the same subjects as `url`; no credentials. None: it has none."""
-        return None if self._mqtt_port is None else f"{self._mqtt_scheme}://{self._host}:{self._mqtt_port}"
+        return (
+            None
+            if self._mqtt_port is None
+            else f"{self._mqtt_scheme}://{self._host}:{self._mqtt_port}{self._url_options}"
+        )
 
     @property
     def mqtt_operator_url(self) -> str | None:
@@ -246,7 +245,11 @@ class NatsServer:
         user, port = self._config.operator, self._mqtt_port
         if port is None:
             return None
-        return f"{self._mqtt_scheme}://{user_name(user, 'DATA')}:{user.password}@{self._host}:{port}"
+        return f"{self._mqtt_scheme}://{user_name(user, 'DATA')}:{user.password}@{self._host}:{port}{self._url_options}"
+
+    @property
+    def _url_options(self) -> str:
+        return "" if self._config.tls is None else self._config.tls.url_options
 
     @property
     def _mqtt_scheme(self) -> str:
@@ -277,6 +280,11 @@ class NatsServer:
     def log_file(self) -> Path:
         return self._folder / "server.log"
 
+    @property
+    def store(self) -> Path:
+        """Where JetStream keeps its files."""
+        return self._config.store or self._folder / "store"
+
     async def stop(self) -> None:
         """End the server and remove its folder. Idempotent."""
         try:
@@ -300,6 +308,18 @@ class NatsServer:
         if self._process is None:
             raise ServerStartError("nats-server was never started")
         return await self._process.wait()
+
+    async def wait_until_down(self) -> str:
+        """Wait until it has to be started again: it has ended, or stores nothing since its disk was full. Says which.
+
+        Raises:
+            ServerStartError: it was never started.
+        """
+        store = StoreWatch(log_file=self.log_file, store=self.store)
+        while not store.must_restart():
+            with contextlib.suppress(TimeoutError):
+                return f"it ended with code {await asyncio.wait_for(self.wait(), STORE_LOOK_S)}"
+        return "its disk was full, and nothing is stored before it is started again"
 
     async def restart(self) -> None:
         """Start it again with the same port, passwords and JetStream store; end it before if it runs.
@@ -325,7 +345,7 @@ class NatsServer:
         # The folder is for this user alone; the file holds passwords and is 0600 from its first byte.
         descriptor = os.open(config_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(self._config.render(self._folder, self._port, self._mqtt_port))
+            file.write(self._config.render(self._folder, self.store, self._port, self._mqtt_port))
         with (self._folder / "output.log").open("wb") as output:
             try:
                 self._process = await spawn(
@@ -347,7 +367,7 @@ class NatsServer:
             raise ServerStartError(
                 f"nats-server was not ready after {START_TIMEOUT_S:g} s; the end of its log:\n{self._log_tail()}"
             ) from error
-        _log.info("server_started", url=self.url, pid=self.pid)
+        _log.info("server_started", url=f"{self.scheme}://{self.address}", pid=self.pid)
 
     async def _await_port(self, process: asyncio.subprocess.Process, ports_file: Path) -> int:
         """Read the port from the file that the server writes when it listens."""
@@ -411,3 +431,8 @@ def _read_port(ports_file: Path) -> int | None:
 def bracketed(host: str) -> str:
     """A host as it stands before a colon and a port."""
     return f"[{host}]" if ":" in host else host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody on another machine reaches what listens there."""
+    return host in ("localhost", "::1") or host.startswith("127.")

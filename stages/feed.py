@@ -16,7 +16,7 @@ import structlog
 from broker import subjects
 from broker.control import StoreSettings
 from broker.errors import BrokerError, UnderstudyError
-from broker.jetstream import JetStream
+from broker.jetstream import NO_ROOM, JetStream, JetStreamRefusedError
 from broker.port import Broker
 
 log = structlog.get_logger("understudy.head")
@@ -30,6 +30,10 @@ DUPLICATE_WINDOW_S = 120.0
 """A frame, or a result, of an id that was stored within this time is not stored again."""
 
 RETRY_S, RETRY_MAX_S = 0.05, 1.0
+
+
+class NoRoomError(UnderstudyError):
+    """The broker cannot reserve the space that the streams may take."""
 
 
 class Feed:
@@ -75,10 +79,16 @@ class Feed:
 
         Raises:
             NoJetStreamError: the broker stores nothing.
+            NoRoomError: it has too little space.
             BrokerError: it does not answer, or refuses.
         """
         for stream, config in stream_configs(self._pipeline, self._settings).items():
-            await self._streams.ensure_stream(stream, config)
+            try:
+                await self._streams.ensure_stream(stream, config)
+            except JetStreamRefusedError as error:
+                if error.code == NO_ROOM:
+                    raise NoRoomError(f"{error}: {_room(self._settings)}") from error
+                raise
 
     async def _open(self, window: int, *, anew: bool) -> None:
         await self.make_streams()
@@ -93,6 +103,13 @@ class Feed:
             "max_ack_pending": 2 * window,
         }
         await self._streams.ensure_consumer(stream, CONSUMER, consumer)
+
+
+def _room(settings: StoreSettings) -> str:
+    return (
+        f"it reserves input_limit ({settings.input_bytes} bytes) and result_limit ({settings.result_bytes} bytes) "
+        "at once: lower them, or give its store (max_file_store, the disk) more"
+    )
 
 
 def stream_configs(pipeline: str, settings: StoreSettings) -> dict[str, dict[str, Any]]:

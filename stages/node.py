@@ -281,7 +281,7 @@ class Node:
     def _say_if_alone(self) -> None:
         if self._alone and not self._duties.assigned_epoch and time.monotonic() - self._started_s > ALONE_S:
             self._alone = False
-            hint = "is a controller on this broker, and is --control-broker the same as the controller's?"
+            hint = "is a controller on this broker, is --control-broker the same as its own, and the user this node's?"
             log.warning("no-controller-yet", node=self._settings.name, hint=hint)
 
     async def _shut_down(self, own_beats: Subscription) -> None:

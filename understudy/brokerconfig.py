@@ -1,14 +1,14 @@
-"""A configuration for a nats-server of one's own: the roles of `broker.roles`, with fresh passwords, and their URLs, as
-the environment variables that each process reads."""
+"""Configurations for a broker of one's own: the roles of `broker.roles`, with fresh passwords, and their URLs, as the
+environment variables that each process reads."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker import roles
+from broker import mosquitto, roles
 from broker.errors import UnderstudyError
 from broker.roles import Account, User, user_name
 
@@ -44,6 +44,24 @@ _MQTT = """\
 mqtt {{ port: {port} }}
 """
 
+_MOSQUITTO = """\
+# mosquitto -c FILE. It must be able to read the two files that are named here: root's goes on as the user mosquitto, to
+# whom they are given with chown then.
+listener {port}
+allow_anonymous false
+password_file {passwords}
+acl_file {acl}
+
+# Of what a receiver does not take at once, so many wait. More is dropped without a word; its own default is 1000.
+max_queued_messages 10000
+# Routes are announced again, and nothing else is retained: nothing needs a disk.
+persistence false
+
+# On a network that others reach, turn this on, and write mqtts:// in the URLs.
+# certfile /etc/mosquitto/certs/server.pem
+# keyfile /etc/mosquitto/certs/server.key
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerConfig:
@@ -52,20 +70,49 @@ class BrokerConfig:
     pipeline: str
     nodes: tuple[str, ...] = ()
     host: str = "127.0.0.1"
-    port: int = 4222
-    mqtt_port: int | None = None
-    store: str = "/tmp/understudy-jetstream"  # noqa: S108 - a lease need not outlive the machine
+    port: int
     node_users: tuple[User, ...] = field(init=False)
     controller: User = field(init=False)
     client: User = field(init=False)
     operator: User = field(default_factory=roles.operator)
-    system: User = field(default_factory=roles.system)
 
     def __post_init__(self) -> None:
         users = tuple(roles.node(self.pipeline, name) for name in self.nodes) or (roles.node(self.pipeline),)
         object.__setattr__(self, "node_users", users)
         object.__setattr__(self, "controller", roles.controller(self.pipeline))
         object.__setattr__(self, "client", roles.client(self.pipeline))
+
+    def files(self, out: Path) -> Mapping[Path, str]:
+        """What to write where, none of it for other eyes. `out` comes first: the broker is started with it."""
+        raise NotImplementedError
+
+    def urls(self) -> str:
+        """What to set for each process."""
+        parts = self._for_clients()
+        for name, user in zip(self.nodes or ("NAME",), self.node_users, strict=True):
+            parts += [f"understudy node --name {name} --pipeline {self.pipeline}", *self._variables(user)]
+        parts += [f"understudy controller --pipeline {self.pipeline}", *self._variables(self.controller)]
+        parts += ["understudy measure, understudy update", *self._variables(self.operator)]
+        return "\n".join(parts)
+
+    def _for_clients(self) -> list[str]:
+        raise NotImplementedError
+
+    def _variables(self, user: User) -> list[str]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NatsConfig(BrokerConfig):
+    """For nats-server: one file. Whoever has no password is a client."""
+
+    port: int = 4222
+    mqtt_port: int | None = None
+    store: str = "/tmp/understudy-jetstream"  # noqa: S108 - a lease need not outlive the machine
+    system: User = field(default_factory=roles.system)
+
+    def files(self, out: Path) -> Mapping[Path, str]:
+        return {out: self.render()}
 
     def render(self) -> str:
         """The configuration, with `urls` in comments at its top."""
@@ -78,42 +125,59 @@ class BrokerConfig:
             accounts=roles.render(users, mqtt=self.mqtt_port is not None),
         )
 
-    def urls(self) -> str:
-        """What to set for each process."""
-        parts = [f"Clients: nats://{self.host}:{self.port}"]
-        if self.mqtt_port is not None:
-            parts[0] += f", or mqtt://{self.host}:{self.mqtt_port}"
-        for name, user in zip(self.nodes or ("NAME",), self.node_users, strict=True):
-            parts += [f"understudy node --name {name} --pipeline {self.pipeline}", *self._variables(user)]
-        parts += [f"understudy controller --pipeline {self.pipeline}", *self._variables(self.controller)]
-        parts += ["understudy measure, understudy update", *self._variables(self.operator)]
-        return "\n".join(parts)
+    def _for_clients(self) -> list[str]:
+        by_mqtt = "" if self.mqtt_port is None else f", or mqtt://{self.host}:{self.mqtt_port}"
+        return [f"Clients: nats://{self.host}:{self.port}{by_mqtt}"]
 
     def _variables(self, user: User) -> list[str]:
-        names: Sequence[tuple[Account, str]] = (
-            ("DATA", "BROKER"),
-            ("CTRL", "CONTROL_BROKER"),
-            ("SYS", "SYSTEM_BROKER"),
-        )
+        names: Mapping[Account, str] = {"DATA": "BROKER", "CTRL": "CONTROL_BROKER", "SYS": "SYSTEM_BROKER"}
         return [
             f"  UNDERSTUDY_{name}=nats://{user_name(user, account)}:{user.password}@{self.host}:{self.port}"
-            for account, name in names
+            for account, name in names.items()
             if account in user.rights
         ]
 
 
-def write_private(path: Path, text: str) -> None:
-    """A file for this user alone, from its first byte.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MosquittoConfig(BrokerConfig):
+    """For mosquitto: its configuration, and beside it a file of hashed passwords and one of rights."""
+
+    port: int = 1883
+
+    def files(self, out: Path) -> Mapping[Path, str]:
+        users = (self.client, self.operator, self.controller, *self.node_users)
+        own = out.absolute()  # mosquitto may be started anywhere
+        passwords, acl = own.with_name(f"{own.name}.passwords"), own.with_name(f"{own.name}.acl")
+        return {
+            out: _MOSQUITTO.format(port=self.port, passwords=passwords, acl=acl),
+            passwords: mosquitto.render_passwords(users),
+            acl: mosquitto.render_acl(users),
+        }
+
+    def _for_clients(self) -> list[str]:
+        return ["Clients", *self._variables(self.client)]
+
+    def _variables(self, user: User) -> list[str]:
+        return [f"  UNDERSTUDY_BROKER=mqtt://{user.name}:{user.password}@{self.host}:{self.port}"]
+
+
+def write_private(files: Mapping[Path, str]) -> None:
+    """Files for this user alone, from their first byte; all of them or none.
 
     Raises:
-        UnderstudyError: it is there already, or cannot be written.
+        UnderstudyError: one is there already, or cannot be written.
     """
+    written: list[Path] = []
     try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise UnderstudyError(
-            f"{path} is there already, and its passwords may be in use: choose another name"
-        ) from error
+        for path, text in files.items():
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+                written.append(path)
+                file.write(text)
     except OSError as error:
+        for one in written:
+            one.unlink(missing_ok=True)
+        if isinstance(error, FileExistsError):
+            raise UnderstudyError(
+                f"{path} is there already, and its passwords may be in use: choose another name"
+            ) from error
         raise UnderstudyError(f"{path} cannot be written: {error.strerror}") from error

@@ -14,7 +14,7 @@ import json
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -265,12 +265,11 @@ class Client:
             task.add_done_callback(self._resending.discard)
 
     async def _send_all(self) -> None:
-        with contextlib.suppress(BrokerError):  # not connected at the moment: it is sent again later
-            for key, pending in list(self._pending.items()):
-                if not pending.stored:
-                    await self._send(key, pending)
-            if self._shelf is not None and any(pending.stored for pending in self._pending.values()):
-                await self._look_on_shelf()
+        for key, pending in list(self._pending.items()):
+            if not pending.stored:
+                await _try(self._send(key, pending))
+        if any(pending.stored for pending in self._pending.values()):
+            await _try(self._look_on_shelf())
 
     def _retry_soon(self, pending: _Pending) -> None:
         pending.next_s = time.monotonic() + pending.retry_s
@@ -289,17 +288,19 @@ class Client:
                 elif now >= pending.next_s:
                     pending.next_s = now + pending.pause_s
                     pending.pause_s *= 2
-                    with contextlib.suppress(BrokerError):  # not connected at the moment: the next round tries again
-                        if pending.stored:
-                            await self._look_on_shelf()
-                        else:
-                            await self._send(key, pending)
+                    await _try(self._look_on_shelf() if pending.stored else self._send(key, pending))
 
     def _timed_out(self, pending: _Pending) -> FrameTimeoutError:
         return FrameTimeoutError(
             f"frame {pending.id}: pipeline '{self._pipeline}' gave no result in time: see `understudy status`, "
             f"or allow more with timeout_s"
         )
+
+
+async def _try(sending: Awaitable[None]) -> None:
+    """Not connected at the moment: the next round tries again."""
+    with contextlib.suppress(BrokerError):
+        await sending
 
 
 def connect(url: str, pipeline: str, *, timeout_s: float = 30.0, window: int = 64) -> Client:

@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from broker.cluster import MOST_SERVERS
 from broker.errors import SubjectError
+from broker.server import LOOPBACK, is_loopback
+from broker.server_tls import ServerTls
 from broker.subjects import check_name
 from understudy.delivery import DeliveryConfig
 from understudy.fields import Duration, Size
@@ -64,7 +66,11 @@ class UpConfig(_Strict):
     control_broker: str | None = None
     system_broker: str | None = None
     servers: int = Field(default=1, ge=1, le=MOST_SERVERS)
+    host: str = LOOPBACK
     port: int = Field(default=0, ge=0, le=65535)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
     mqtt_port: int | None = Field(default=None, ge=0, le=65535)
     max_payload: Size = 8 << 20
     window: int = Field(default=0, ge=0, le=65536)
@@ -90,6 +96,25 @@ class UpConfig(_Strict):
     @classmethod
     def _usable(cls, name: str | None) -> str | None:
         return None if name is None else _checked("pipeline", name)
+
+    @property
+    def tls(self) -> ServerTls | None:
+        """Of the embedded broker."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return ServerTls(cert=self.tls_cert.absolute(), key=self.tls_key.absolute(), trust=self.tls_ca)
+
+    @model_validator(mode="after")
+    def _encrypted(self) -> Self:
+        if self.broker is not None and (self.tls_cert or self.tls_key or self.tls_ca or self.host != LOOPBACK):
+            raise ValueError("host, tls_cert, tls_key and tls_ca are for the embedded broker, and broker names another")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("of tls_cert and tls_key one is given: both, or none")
+        if self.tls_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_ca says who has signed tls_cert: give tls_cert and tls_key too")
+        if self.tls is None and not is_loopback(self.host):
+            raise ValueError(f"host {self.host} is reached from other machines: give tls_cert and tls_key too")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -129,7 +154,7 @@ def load_config(path: Path) -> dict[str, Any]:
     raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must be a mapping of settings such as 'nodes: 4'")
-    for key in ("bundle", "model", "cluster"):
+    for key in ("bundle", "model", "cluster", "tls_cert", "tls_key", "tls_ca"):
         if isinstance(raw.get(key), str):
             raw[key] = path.parent / raw[key]
     return raw

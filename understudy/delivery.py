@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from broker.control import Delivery, StoreSettings
 from understudy.fields import Duration, Size
-from understudy.files import explain, read_yaml
-from understudy.quantities import ConfigError
+from understudy.files import explain, read_option
 
 MODES = ("at-least-once", "latest", "durable")
 
@@ -60,20 +58,7 @@ def read_delivery(text: str | None) -> DeliveryConfig:
     """
     if text is None:
         return DeliveryConfig()
-    raw: Any
-    if text in MODES:
-        raw, source = text, "--delivery"
-    elif text.lstrip().startswith("{"):
-        try:
-            raw, source = json.loads(text), "--delivery"
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"--delivery: not valid JSON: {error.msg}") from error
-    elif not Path(text).exists():
-        raise ConfigError(f"--delivery: '{text}' is none of {', '.join(MODES)}, and no file of that name is there")
-    else:
-        raw, source = read_yaml(Path(text)), text
-    if not isinstance(raw, str | dict):
-        raise ConfigError(f"{source} must be a mapping of settings such as 'mode: durable'")
+    raw, source = read_option(text, "--delivery", names=MODES, example="mode: durable")
     try:
         return DeliveryConfig.model_validate(raw)
     except ValidationError as error:

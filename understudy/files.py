@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,29 @@ def read_yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
+
+
+def read_option(text: str, option: str, *, names: Sequence[str] = (), example: str) -> tuple[Any, str]:
+    """The value of an option that takes JSON, a YAML file's name, or one of `names`; and what to call it in an error.
+
+    Raises:
+        ConfigError: none of these, or not a mapping of settings.
+    """
+    raw: Any
+    if text in names:
+        return text, option
+    if text.lstrip().startswith("{"):
+        try:
+            raw, source = json.loads(text), option
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{option}: not valid JSON: {error.msg}") from error
+    elif names and not Path(text).exists():
+        raise ConfigError(f"{option}: '{text}' is none of {', '.join(names)}, and no file of that name is there")
+    else:
+        raw, source = read_yaml(Path(text)), text
+    if raw not in names and not isinstance(raw, dict):
+        raise ConfigError(f"{source} must be a mapping of settings such as '{example}'")
+    return raw, source
 
 
 def explain(

@@ -19,12 +19,13 @@ import structlog
 from broker import roles
 from broker.cluster import NatsCluster
 from broker.connect import connect
-from broker.errors import ServerStartError, UnderstudyError
+from broker.errors import BrokerUnreachableError, ServerStartError, UnderstudyError
 from broker.folder import TemporaryFolder
 from broker.port import Broker
 from broker.process import spawn, terminate
 from broker.roles import User
 from broker.server import NatsServer, ServerConfig
+from broker.url import redact
 from understudy.config import UpConfig
 from understudy.discovery import statuses
 from understudy.objectives import RecoveryConfig
@@ -152,8 +153,8 @@ class LocalCluster:
 
     async def _watch_server(self, server: NatsServer) -> None:
         while True:
-            code = await server.wait()
-            log.error("broker-ended", code=code, broker=server.url)
+            reason = await server.wait_until_down()
+            log.error("broker-is-started-again", reason=reason, broker=redact(server.url))
             await self._restart(server)
             self._note()
 
@@ -165,7 +166,7 @@ class LocalCluster:
             except ServerStartError as error:
                 if len(self.servers) == 1:
                     raise
-                log.error("broker-not-restarted", broker=server.url, reason=str(error))
+                log.error("broker-not-restarted", broker=redact(server.url), reason=str(error))
                 await asyncio.sleep(RESTART_S)
             else:
                 return
@@ -178,20 +179,27 @@ class LocalCluster:
         folder = TemporaryFolder.make(_FOLDER_PREFIX)
         self._stack.callback(folder.remove)
         self._folder = folder.path
-        if not self.broker_url:
-            await self._start_brokers()
-        self._watched = await connect(self.broker_url, name="understudy-up")
+        if self.broker_url:
+            self._watched = await connect(self.broker_url, name="understudy-up")
+        else:
+            self._watched = await self._start_brokers()
         self._stack.push_async_callback(self._watched.close)
         self._note()
         await self._start_roles()
         await self._wait_ready()
 
-    async def _start_brokers(self) -> None:
-        """With a user for each process, who may do what its role needs and nothing else."""
+    async def _start_brokers(self) -> Broker:
+        """With a user for each process, who may do what its role needs and nothing else. Returns a connection.
+
+        Raises:
+            ServerStartError: as for `NatsServer.start`, or nobody would connect to it because of its certificate.
+        """
         self._users = {node.name: roles.node(self.pipeline, node.name) for node in self._config.nodes}
         self._users["controller"] = roles.controller(self.pipeline)
         config = ServerConfig(
+            host=self._config.host,
             port=self._config.port,
+            tls=self._config.tls,
             mqtt_port=self._config.mqtt_port,
             max_payload_bytes=self._config.max_payload,
             client=roles.client(self.pipeline),
@@ -199,10 +207,20 @@ class LocalCluster:
             sync_interval=self._config.delivery.sync,
             users=tuple(self._users.values()),
         )
-        self._brokers = await NatsCluster.start(self._config.servers, config)
-        self._stack.push_async_callback(self._brokers.stop)
+        try:
+            self._brokers = await NatsCluster.start(self._config.servers, config)
+            self._stack.push_async_callback(self._brokers.stop)
+            connection = await connect(self._brokers.url(), name="understudy-up")
+        except BrokerUnreachableError as error:
+            if config.tls is None:
+                raise
+            raise ServerStartError(
+                f"{error}\nThe certificate must be for the name or address in --host, now {config.host}, and signed by "
+                f"--tls-ca, or without that by an authority that this system trusts"
+            ) from error
         self.broker_url, self.mqtt_url = self._brokers.url(), self._brokers.servers[0].mqtt_url
         self._operator_url, self._control_url = self._brokers.operator_url(), self._brokers.control_url()
+        return connection
 
     def environment_of(self, name: str) -> dict[str, str]:
         """What the process of that name is started with: our environment, and the broker's URLs of its role. They may

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -12,8 +10,7 @@ from recovery.decide import Policy
 from recovery.objectives import Objectives, Weights
 from recovery.options import LABELS, Label
 from understudy.fields import Duration, DurationOrZero, SizeOrZero
-from understudy.files import explain, read_yaml
-from understudy.quantities import ConfigError
+from understudy.files import explain, read_option
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -86,15 +83,7 @@ def read_recovery(text: str | None) -> RecoveryConfig:
     """
     if text is None:
         return RecoveryConfig()
-    if text.lstrip().startswith("{"):
-        try:
-            raw, source = json.loads(text), "--recovery"
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"--recovery: not valid JSON: {error.msg}") from error
-    else:
-        raw, source = read_yaml(Path(text)), text
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{source} must be a mapping of settings such as 'min_accuracy: 0.8'")
+    raw, source = read_option(text, "--recovery", example="min_accuracy: 0.8")
     try:
         return RecoveryConfig.model_validate(raw)
     except ValidationError as error:

@@ -30,6 +30,7 @@ from broker.connect import connect
 from broker.errors import BrokerError, UnderstudyError
 from broker.port import Broker, Message
 from broker.process import spawn, terminate
+from broker.server import NatsServer
 from understudy.discovery import statuses
 
 POLL_S = 0.05
@@ -37,8 +38,9 @@ READY_S = 45.0
 GRACE_S = 5.0
 STATUS_S = 0.5
 SUPERVISE_S = 0.5
-STORE_BYTES = 4 << 20
-"""Of JetStream's store where it is a small disk of its own."""
+STORE_BYTES = 32 << 20
+LIMIT_BYTES = 4 << 20
+"""Of JetStream's store where it is a small disk of its own; and of the frames, and of the results, stored in it."""
 
 PIPELINE = "digits"
 
@@ -93,6 +95,7 @@ class ChaosCluster:
         nodes, controllers: how many. Of several controllers one serves and the others stand by.
         broker: one of `BROKERS`, of which there are `server_count` servers.
         delivery: what the pipeline promises.
+        replicas: of what is stored.
         small_store: JetStream's store is a small disk of its own, which can be filled (needs the right to mount).
         members: nodes and controllers by name.
         links: between each node and the servers.
@@ -104,6 +107,7 @@ class ChaosCluster:
     controllers: int = 2
     small_store: bool = False
     delivery: str = "at-least-once"
+    replicas: int = 1
     broker: str = "nats"
     server_count: int = 1
     members: dict[str, Member] = field(default_factory=dict)
@@ -313,8 +317,9 @@ class ChaosCluster:
         for name in self.node_names:
             await self._add_node(name)
         await self.ready()
-        supervisor = asyncio.create_task(self._supervise(), name="chaos-supervisor")
-        self._stack.callback(supervisor.cancel)
+        servers = [server for server in self._servers.each if isinstance(server, NatsServer)]
+        for watch in (self._supervise(), *(self._supervise_server(server) for server in servers)):
+            self._stack.callback(asyncio.create_task(watch, name="chaos-supervisor").cancel)
 
     async def _supervise(self) -> None:
         while True:
@@ -324,6 +329,15 @@ class ChaosCluster:
                     assert member.process is not None
                     self.ended.append(f"{name} ended with code {member.process.returncode}: {_last_line(member.log)}")
                     await self.start_again(name)
+
+    async def _supervise_server(self, server: NatsServer) -> None:
+        """As `understudy up` does. What a fault has ended it starts again itself."""
+        while True:
+            reason = await server.wait_until_down()
+            if server.running:
+                self.ended.append(f"the server was started again: {reason}")
+                await server.restart()
+            await asyncio.sleep(SUPERVISE_S)
 
     async def _shrink_store(self, server: Server) -> None:
         await server.kill()
@@ -340,9 +354,13 @@ class ChaosCluster:
         arguments = ["controller", "--pipeline", PIPELINE, "--expect", str(self.nodes), "--cache", str(cache)]
         if self.controllers > 1:
             arguments.append("--standby")
-        arguments += ["--delivery", self.delivery]
+        arguments += ["--delivery", json.dumps(self._promise())]
         variables = {**self.servers.controller_variables(), "UNDERSTUDY_LOG_FORMAT": "json"}
         await self._add(name, arguments, variables, cache)
+
+    def _promise(self) -> dict[str, Any]:
+        limits = {"input_limit": LIMIT_BYTES, "result_limit": LIMIT_BYTES} if self.small_store else {}
+        return {"mode": self.delivery, "replicas": self.replicas, **limits}
 
     async def _add_node(self, name: str) -> None:
         link = self.links[name] = Link(*self.servers.ports)

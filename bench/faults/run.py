@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -120,7 +119,8 @@ async def run(order: Order, say: Say = lambda _: None) -> Outcome:
         nodes=order.nodes,
         controllers=order.controllers,
         small_store=small_store,
-        delivery=json.dumps({"mode": order.delivery, "replicas": order.replicas}),
+        delivery=order.delivery,
+        replicas=order.replicas,
         broker=order.broker,
         server_count=order.servers,
     )

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from bench.harness import percentile
+
 AROUND_S = 1.0
 """A change is looked at from so long before to so long after it."""
 
@@ -56,12 +58,6 @@ class Spread:
         ordered = sorted(values)
         median, p95, p99, largest = (percentile(ordered, share) for share in (0.5, 0.95, 0.99, 1.0))
         return cls(count=len(ordered), median=median, p95=p95, p99=p99, largest=largest)
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of the values does not exceed (nearest rank); NaN of none."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
 
 
 def longest_silence_s(done_s: Sequence[float], begin_s: float, end_s: float) -> float:

@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Self
 
 import understudy
-from bench.recovery.figures import Answer, percentile
+from bench.harness import percentile
+from bench.recovery.figures import Answer
 from broker import subjects
 from broker.connect import connect
 from broker.errors import UnderstudyError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import trustme
 
-from broker.server import ServerTls
+from broker.server_tls import ServerTls
 
 
 @dataclass(frozen=True, slots=True)

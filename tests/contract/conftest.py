@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 import uvloop
 
-from broker.port import Message
+from broker.connect import connect as connect_to
+from broker.port import Broker, Message
 
-WAIT_S = 5.0
+Connect = Callable[[], Awaitable[Broker]]
+
+WAIT_S = 15.0
+"""What is waited for comes within milliseconds; this is when a test gives up."""
 
 
 class Inbox:
@@ -38,6 +43,20 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
     if item.path.stem.endswith("_uvloop"):
         return {"uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
+
+
+@asynccontextmanager
+async def connections(url: str | Callable[[], str]) -> AsyncIterator[Connect]:
+    """Opens connections to one broker, at the end closes them all. `url` may differ from one to the next."""
+    opened: list[Broker] = []
+
+    async def connect() -> Broker:
+        opened.append(await connect_to(url if isinstance(url, str) else url()))
+        return opened[-1]
+
+    yield connect
+    for broker in opened:
+        await broker.close()
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]], *, within_s: float = WAIT_S) -> None:

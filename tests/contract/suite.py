@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,9 +17,7 @@ from broker.errors import (
     RequestTimeoutError,
 )
 from broker.port import Broker, Message
-from tests.contract.conftest import Inbox
-
-Connect = Callable[[], Awaitable[Broker]]
+from tests.contract.conftest import WAIT_S, Connect, Inbox, eventually
 
 TWO = (
     Message(subject="n.a", data=b"one", reply="r.1"),
@@ -100,7 +98,7 @@ class BrokerContract(abc.ABC):
         await here.subscribe("slow", slow)
         for number in range(100):
             await here.publish("slow", str(number).encode())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             await done.wait()
         assert seen == list(range(100))
 
@@ -191,6 +189,8 @@ class BrokerContract(abc.ABC):
         for number in range(200):
             await here.publish("work", str(number).encode())
         await everything.take(200)
+        # The members are others: of servers that hear of a message later, and with handlers of their own.
+        await eventually(lambda: sum(member.waiting for member in members) >= 200)
         await here.flush()
         await there.flush()
         shares = [member.waiting for member in members]
@@ -391,7 +391,7 @@ class BrokerContract(abc.ABC):
 
         await here.subscribe("stuck", stuck)
         await there.publish("stuck", b"")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             await started.wait()
             await here.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}

@@ -13,7 +13,7 @@ from broker.port import Broker
 from broker.server import NatsServer
 from tests.contract.conftest import Inbox, eventually
 
-AGE_S = 0.5
+AGE_S = 2.0
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ async def test_a_value_is_gone_after_its_age(one: Broker) -> None:
     async def gone() -> bool:
         return await bucket.get("a") is None
 
-    await eventually(gone, within_s=10 * AGE_S)
+    await eventually(gone, within_s=5 * AGE_S)
 
 
 @pytest.mark.parametrize("storage", ["memory", "file"])

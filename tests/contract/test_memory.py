@@ -7,23 +7,15 @@ from collections.abc import AsyncIterator
 import pytest
 
 from broker.connect import connect as connect_to
-from broker.port import Broker
-from tests.contract.conftest import Inbox
-from tests.contract.suite import BrokerContract, Connect
+from tests.contract.conftest import Connect, Inbox, connections
+from tests.contract.suite import BrokerContract
 
 
 class TestMemory(BrokerContract):
     @pytest.fixture
     async def connect(self) -> AsyncIterator[Connect]:
-        opened: list[Broker] = []
-
-        async def connect() -> Broker:
-            opened.append(await connect_to("memory://contract"))
-            return opened[-1]
-
-        yield connect
-        for broker in opened:
-            await broker.close()
+        async with connections("memory://contract") as connect:
+            yield connect
 
 
 async def test_brokers_of_different_names_are_apart() -> None:

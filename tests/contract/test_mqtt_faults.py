@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import paho.mqtt.client as paho
 import pytest
 
 from broker import subjects
@@ -22,6 +23,7 @@ from broker.presence import CONTROL_SUFFIX, NodeProcess, NoPresence, connection_
 from stages.blobs import CHUNK_BYTES, BlobExchange, BlobStore
 from tests.contract.conftest import Inbox, eventually
 from tests.contract.mqtt_servers import MqttServer, mosquitto, nats_listener
+from tests.contract.talker import check_cut_off, end, start_talker
 
 BROKERS = {"mosquitto": mosquitto, "nats-server": nats_listener}
 ONE = NodeProcess("one", "0123456789abcdef")
@@ -106,7 +108,7 @@ async def test_where_nobody_listens_the_error_says_so() -> None:
     with pytest.raises(
         BrokerUnreachableError, match=r"no broker answers at mqtt://127\.0\.0\.1:1 \(connection refused\)"
     ):
-        await connect("mqtt://127.0.0.1:1", connect_timeout_s=0.2)
+        await connect("mqtt://127.0.0.1:1", connect_timeout_s=1.0)
 
 
 async def test_a_command_whose_broker_does_not_say_a_word_ends_with_one_line() -> None:
@@ -182,36 +184,21 @@ async def test_the_route_is_kept_for_who_comes_later_and_recognised_as_old(broke
         await one.close()
 
 
+async def test_an_event_that_a_stranger_had_the_broker_keep_is_not_heard_again(broker: MqttServer) -> None:
+    camera = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    camera.connect("127.0.0.1", urlsplit(broker.url).port or 1883)
+    camera.loop_start()
+    camera.publish("understudy/digits/in", b"old", qos=1, retain=True).wait_for_publish(10)
+    here, inbox = await connect(broker.url), Inbox()
+    await here.subscribe(subjects.frames_in("digits"), inbox)
+    camera.publish("understudy/digits/in", b"new", qos=1, retain=True)
+    assert bytes((await inbox.next()).data) == b"new"
+    camera.disconnect()
+    camera.loop_stop()
+    await here.close()
+
+
 # ---- who is there --------------------------------------------------------------------------------------------------
-
-CHILD = """
-import asyncio, sys, uvloop
-from broker.connect import connect
-from broker.port import Message
-async def main():
-    data = await connect(sys.argv[1], name=sys.argv[2])
-    control = await connect(sys.argv[1], name=sys.argv[2] + "-control")
-    print("ready", flush=True)
-    for number in range(10**6):
-        await data.publish_now([Message(subject="talk", data=str(number).encode())], lambda: True)
-        await asyncio.sleep(0.001)
-uvloop.run(main())
-"""
-
-
-async def start_child(url: str) -> asyncio.subprocess.Process:
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CHILD, url, ONE.connection_name, stdout=asyncio.subprocess.PIPE, env=os.environ
-    )
-    assert child.stdout is not None
-    async with asyncio.timeout(10):
-        assert await child.stdout.readline() == b"ready\n"
-    return child
-
-
-async def end(child: asyncio.subprocess.Process) -> None:
-    child.kill()
-    await child.communicate()
 
 
 async def test_a_killed_process_is_told_once_and_one_that_says_goodbye_is_not(broker: MqttServer) -> None:
@@ -222,8 +209,7 @@ async def test_a_killed_process_is_told_once_and_one_that_says_goodbye_is_not(br
     polite = [await connect(broker.url, name=name), await connect(broker.url, name=name + CONTROL_SUFFIX)]
     for one in polite:
         await one.close()
-    child = await start_child(broker.url)
-    await end(child)
+    await end(await start_talker(broker.url, broker.url, ONE.connection_name))
     await eventually(lambda: bool(gone))
     assert gone == [ONE]
     await watch.close()
@@ -232,21 +218,10 @@ async def test_a_killed_process_is_told_once_and_one_that_says_goodbye_is_not(br
 async def test_what_a_stopped_process_has_on_the_way_reaches_nobody_once_it_is_cut_off(broker: MqttServer) -> None:
     gone: list[NodeProcess] = []
     watch = await watch_presence(broker.url, gone.append)
-    listener, inbox = await connect(broker.url), Inbox()
-    await listener.subscribe("talk", inbox)
-    child = await start_child(broker.url)
+    listener = await connect(broker.url)
+    child = await start_talker(broker.url, broker.url, ONE.connection_name)
     try:
-        heard = int((await inbox.next()).data)
-        child.send_signal(signal.SIGSTOP)
-        assert await watch.cut_off(ONE)
-        await listener.flush()
-        while inbox.waiting:
-            heard = int((await inbox.next()).data)
-        child.send_signal(signal.SIGCONT)
-        # It is alive after all, and connects again; nothing comes twice, and what it sent meanwhile does not come.
-        later = [int(message.data) for message in await inbox.take(20)]
-        assert later == list(range(later[0], later[0] + 20))
-        assert later[0] > heard
+        await check_cut_off(child, listener, lambda: watch.cut_off(ONE))
         assert gone == []  # its other connection is there
     finally:
         await end(child)
@@ -280,7 +255,8 @@ async def test_of_several_holders_one_sends_a_chunk(broker: MqttServer) -> None:
     exchange = BlobExchange(own, BlobStore(None))
     assert await exchange.get(ref) == blob
     await spy.flush()
-    assert len(blob) <= seen < 1.5 * len(blob)
+    await eventually(lambda: seen >= len(blob))
+    assert seen < 1.5 * len(blob)
     await spy.close()
     for one in (*exchanges, exchange):
         await one.close()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.contract.test_mqtt_mosquitto import TestMosquitto as OnMosquitto
-from tests.contract.test_mqtt_nats import TestNatsServersMqtt as OnNatsServer
+from tests.contract.test_mqtt import TestMosquitto as OnMosquitto
+from tests.contract.test_mqtt import TestNatsServersMqtt as OnNatsServer
 
 
 class TestMosquittoOnUvloop(OnMosquitto):

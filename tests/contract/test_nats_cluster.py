@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from itertools import count
+from itertools import count, cycle
 from typing import Any
 
 import pytest
 
 from broker.cluster import NatsCluster
-from broker.connect import connect as connect_to
 from broker.port import Broker, Handler, Subscription
-from tests.contract.conftest import Inbox, eventually
-from tests.contract.suite import BrokerContract, Connect
+from tests.contract.conftest import Connect, Inbox, connections, eventually
+from tests.contract.suite import BrokerContract
 
 _numbers = count()
 
@@ -50,15 +49,14 @@ class Everywhere:
 class TestNatsCluster(BrokerContract):
     @pytest.fixture
     async def connect(self) -> AsyncIterator[Connect]:
-        opened: list[Broker] = []
-        numbers = count()
-        async with await NatsCluster.start(3) as cluster:
-            watches = [await connect_to(server.operator_url) for server in cluster.servers]
+        numbers = cycle(range(3))
+        async with (
+            await NatsCluster.start(3) as cluster,
+            connections(lambda: cluster.operator_url(first=next(numbers))) as connect_to,
+        ):
+            watches = [await connect_to() for _ in cluster.servers]
 
             async def connect() -> Any:
-                opened.append(await connect_to(cluster.operator_url(first=next(numbers))))
-                return Everywhere(opened[-1], watches)
+                return Everywhere(await connect_to(), watches)
 
             yield connect
-            for broker in [*opened, *watches]:
-                await broker.close()

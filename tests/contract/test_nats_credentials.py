@@ -15,7 +15,9 @@ from broker.server import find_binary
 from tests.contract.conftest import Inbox, eventually
 from tests.contract.credentials import Key, Operator
 
-START_S = 8.0
+START_S = 15.0
+AT_ONCE_S = 15.0
+"""Not when the time for connecting is over."""
 
 
 class PlainServer:
@@ -81,7 +83,7 @@ async def test_a_credentials_file_opens_a_server_that_lives_by_jwts(
 
 async def test_the_credentials_of_another_operator_are_refused_at_once(jwt_server: PlainServer, tmp_path: Path) -> None:
     creds = Operator().write_creds(tmp_path / "other.creds")
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(AT_ONCE_S):
         with pytest.raises(BrokerUnreachableError, match=r"authorization failed .* token or key"):
             await connect(f"{jwt_server.url}?creds={creds}", connect_timeout_s=30)
 
@@ -119,7 +121,7 @@ async def test_a_file_that_holds_no_key_is_named_and_not_shown(
     path = tmp_path / "file"
     if content is not None:
         path.write_bytes(content)
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(AT_ONCE_S):
         with pytest.raises(BrokerError, match="is not there" if content is None else "is not ") as caught:
             await connect(f"nats://127.0.0.1:1?{option}={path}")
     assert str(path) in str(caught.value)

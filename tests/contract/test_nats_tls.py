@@ -11,11 +11,10 @@ import trustme
 
 from broker.connect import connect as connect_to
 from broker.errors import BrokerError, BrokerUnreachableError
-from broker.port import Broker
 from broker.server import NatsServer
 from tests.contract.authority import Authority
-from tests.contract.conftest import Inbox, eventually
-from tests.contract.suite import BrokerContract, Connect, payload
+from tests.contract.conftest import Connect, Inbox, connections, eventually
+from tests.contract.suite import BrokerContract, payload
 
 
 @pytest.fixture
@@ -38,22 +37,17 @@ async def strict_server(authority: Authority) -> AsyncIterator[NatsServer]:
 class TestNatsOverTls(BrokerContract):
     @pytest.fixture
     async def connect(self, tmp_path: Path) -> AsyncIterator[Connect]:
-        opened: list[Broker] = []
         authority = Authority(tmp_path / "authority")
-        async with await NatsServer.start(tls=authority.server(wants_certificates=True)) as server:
-
-            async def connect() -> Broker:
-                opened.append(await connect_to(server.operator_url + authority.known))
-                return opened[-1]
-
+        async with (
+            await NatsServer.start(tls=authority.server(wants_certificates=True)) as server,
+            connections(server.operator_url + authority.known) as connect,
+        ):
             yield connect
-            for broker in opened:
-                await broker.close()
 
 
 async def refused(url: str) -> str:
     """At once: not when the time for connecting is over."""
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(15):
         with pytest.raises(BrokerUnreachableError) as caught:
             await connect_to(url, connect_timeout_s=30)
     return str(caught.value)

@@ -37,9 +37,9 @@ async def open_cluster(shell: Shell, *, url: str | None = None) -> AsyncIterator
 
 
 @asynccontextmanager
-async def streaming(url: str, digits: Digits) -> AsyncIterator[Stream]:
-    """Frames flow until the end of the block; then each must have one answer."""
-    async with stranger(url, "digits") as own:
+async def streaming(url: str, digits: Digits, *, meet: Any = stranger) -> AsyncIterator[Stream]:
+    """Frames flow until the end of the block; then each must have one answer. `meet`: who publishes them."""
+    async with meet(url, "digits") as own:
         stream = Stream(own, digits)
         publishing = asyncio.create_task(stream.publish_for_ever())
         try:

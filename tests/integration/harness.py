@@ -20,7 +20,7 @@ import psutil
 
 START_S = 60.0
 STOP_S = 20.0
-COMMAND_S = 30.0
+COMMAND_S = 60.0
 POLL_S = 0.02
 
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "understudy")
@@ -183,6 +183,13 @@ class Up(Running):
     @property
     def pipeline(self) -> str:
         return str(self.document["pipeline"])
+
+
+def is_called(process: psutil.Process, name: str) -> bool:
+    """Whether this is in the name of the process; it may have ended since it was found."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return name in process.name()
+    return False
 
 
 def survivors(family: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:

@@ -87,6 +87,8 @@ def marked(image: bytes, text: str, kind: str = "PNG") -> bytes:
 async def mqtt_stranger(url: str, pipeline: str) -> AsyncIterator[MqttStranger]:
     loop, address = asyncio.get_running_loop(), urlsplit(url)
     connection = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    if address.username:
+        connection.username_pw_set(address.username, address.password)
     own, ready = MqttStranger(connection, pipeline), asyncio.Event()
     connection.on_message = lambda _c, _u, message: loop.call_soon_threadsafe(own._hear, message.topic, message.payload)
     connection.on_subscribe = lambda *_: loop.call_soon_threadsafe(ready.set)

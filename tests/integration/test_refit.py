@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import psutil
@@ -17,8 +16,8 @@ from stages.refit import RefitError, refit
 from tests.integration.harness import eventually, survivors
 from understudy.data import digits_bundle
 
-FITTED_S = 60.0
-"""It takes 5 to 20 s: with the least priority it waits for everything else that runs here."""
+FITTED_S = 300
+"""When the test gives up. It takes 5 to 20 s, and has the least priority: it waits for everything else here."""
 
 SPAN = (9, 14)
 
@@ -37,13 +36,12 @@ def graph(bundle: Bundle) -> ModelGraph:
     return ModelGraph.load(bundle.model_path, shapes=bundle.manifest.shapes)
 
 
+@pytest.mark.timeout(FITTED_S)
 async def test_a_stage_without_parts_gets_an_exit_that_runs_and_is_measured(bundle: Bundle, graph: ModelGraph) -> None:
     known = {(record.first_block, record.end_block) for record in bundle.manifest.parts}
     span = (5, 10)
     assert span not in known
-    began = time.monotonic()
     parts = await refit(bundle, [span])
-    assert time.monotonic() - began < FITTED_S
     assert {part.record.technique for part in parts} >= {"stand-in", "exit"}
     for part in parts:
         record = part.record
@@ -69,7 +67,7 @@ async def test_a_fit_that_takes_too_long_is_ended(bundle: Bundle, monkeypatch: p
     before = set(children())
     with pytest.raises(RefitError, match=r"took more than 0.3 s"):
         await refit(bundle, [SPAN])
-    assert survivors(sorted(set(children()) - before, key=lambda process: process.pid), 5.0) == []
+    assert survivors(sorted(set(children()) - before, key=lambda process: process.pid), 20.0) == []
 
 
 async def test_a_fit_that_nobody_wants_any_more_is_ended(bundle: Bundle) -> None:
@@ -79,8 +77,8 @@ async def test_a_fit_that_nobody_wants_any_more_is_ended(bundle: Bundle) -> None
     async def started() -> set[psutil.Process]:
         return set(children()) - before
 
-    found = await eventually(started, bool, within_s=5.0, what="the process that fits")
+    found = await eventually(started, bool, within_s=20.0, what="the process that fits")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert survivors(sorted(found, key=lambda process: process.pid), 5.0) == []
+    assert survivors(sorted(found, key=lambda process: process.pid), 20.0) == []

@@ -43,6 +43,11 @@ class Cluster:
     def cache(self, name: str) -> Path:
         return self.shell.folder / f"cache of {name}"
 
+    async def status(self) -> dict[str, Any]:
+        """As soon as a controller answers."""
+        document: dict[str, Any] = await eventually(self.look, bool, within_s=READY_S, what="an answer of a controller")
+        return document
+
     async def running_on(self, *names: str, within_s: float = READY_S) -> dict[str, Any]:
         """The status, once the pipeline runs on exactly these nodes."""
 
@@ -111,6 +116,12 @@ async def test_a_node_that_comes_later_is_taken_in_and_nobody_notices(two_nodes:
     task = asyncio.create_task(stream())
     two_nodes.add_node("c")
     await two_nodes.running_on("a", "b", "c")
+
+    async def path() -> set[str]:
+        return {hop.node for hop in results[-1].path} if results else set()
+
+    # What was sent before the nodes had the new plan is answered first.
+    await eventually(path, lambda nodes: nodes == {"a", "b", "c"}, within_s=READY_S, what="a result of three nodes")
     enough.set()
     async with asyncio.timeout(READY_S):
         await task
@@ -184,7 +195,7 @@ async def test_a_node_that_leaves_on_purpose_is_replaced_at_once(two_nodes: Clus
 async def test_a_node_that_is_killed_and_started_again_at_once_is_there_again_and_frames_are_answered(
     two_nodes: Cluster, digits: Digits
 ) -> None:
-    before = await two_nodes.look()
+    before = await two_nodes.status()
     two_nodes.nodes["b"].process.kill()
     again = two_nodes.add_node("b")
 
@@ -233,7 +244,7 @@ async def test_a_frame_that_comes_before_the_nodes_is_answered_when_they_are_the
     cluster: Cluster, digits: Digits
 ) -> None:
     cluster.add_controller(digits.bundle, expect=1)
-    await eventually(cluster.look, bool, within_s=READY_S, what="a controller")
+    await cluster.status()
     async with understudy.connect(cluster.url, "digits") as client:
         early = asyncio.create_task(client.infer(digits.frames[8]))
         cluster.add_node("a")
@@ -257,6 +268,6 @@ async def test_frames_that_a_living_head_holds_are_answered_when_another_node_is
         cluster.nodes[last].wait()
         for i, frame in enumerate(digits.frames[:20]):
             await own.publish(frame, f"held-{i}")
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(HEAL_S):
             results = [await own.result(f"held-{i}") for i in range(20)]
     assert [result["class_index"] for result in results] == digits.labels[:20]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.recovery.figures import Answer, Spread, lateness_s, longest_silence_s, percentile, tally, verdict, weights
+from bench.recovery.figures import Answer, Spread, lateness_s, longest_silence_s, tally, verdict, weights
 from bench.recovery.hindsight import Forced, compare
 from bench.recovery.paths import spans
 from bench.recovery.versions import swapped
@@ -16,14 +16,6 @@ from bench.recovery.versions import swapped
 def answer(number: int, sent_s: float = 0.0, latency_s: float = 0.002, **facts: object) -> Answer:
     made = Answer(number=number, image=0, sent_s=sent_s, done_s=sent_s + latency_s, technique="none", class_index=1)
     return replace(made, **facts)
-
-
-def test_a_percentile_is_a_value_that_was_measured() -> None:
-    values = [5.0, 1.0, 4.0, 2.0, 3.0]
-    assert percentile(values, 0.5) == 3.0
-    assert percentile(values, 0.95) == 5.0
-    assert percentile(list(range(1, 101)), 0.95) == 95
-    assert math.isnan(percentile([], 0.5))
 
 
 def test_the_spread_of_nothing_is_not_a_number() -> None:

@@ -18,7 +18,7 @@ from broker.control import BlobRef
 from broker.memory import MemoryBroker
 from broker.port import Broker, Message
 from broker.url import parse_broker_url
-from stages.blobs import CHUNK_BYTES, BlobError, BlobExchange, BlobStore
+from stages.blobs import CHUNK_BYTES, CHUNK_TIMEOUT_S, BlobError, BlobExchange, BlobStore
 
 DATA = bytes(index * 7 % 251 for index in range(3 * CHUNK_BYTES + 17))
 
@@ -301,7 +301,7 @@ async def test_a_holder_that_never_answers_holds_up_no_fetch(broker: Broker, joi
     await broker.subscribe(subjects.blob(ref.sha256), holders, queue="holders")
     began = time.monotonic()
     assert await join(None).get(ref) == data
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < CHUNK_TIMEOUT_S
     assert holders.asked == 2
 
 
@@ -312,7 +312,7 @@ async def test_a_second_holder_that_hangs_as_well_holds_up_no_fetch(broker: Brok
     await broker.subscribe(subjects.blob(ref.sha256), holders, queue="holders")
     began = time.monotonic()
     assert await join(None).get(ref) == data
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < CHUNK_TIMEOUT_S
     assert holders.asked == 3
 
 
@@ -325,7 +325,7 @@ async def test_a_holder_that_hangs_makes_nobody_more_patient_with_it(tmp_path: P
     await small.subscribe(subjects.blob(ref.sha256), holders, queue="holders")
     exchange = BlobExchange(small, BlobStore(tmp_path))
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(3 * CHUNK_TIMEOUT_S):
             assert await exchange.get(ref) == data
     finally:
         await exchange.close()

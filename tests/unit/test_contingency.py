@@ -187,7 +187,7 @@ def test_a_table_for_twenty_nodes_is_looked_up_at_once() -> None:
     )
     contingency = prepare(setup)
     assert len(contingency.table) == count
-    began = time.perf_counter()
+    began = time.process_time()
     for name in names:
         assert contingency.answer(lost(name)) is not None
-    assert (time.perf_counter() - began) / count < 0.01
+    assert (time.process_time() - began) / count < 0.01

@@ -146,7 +146,7 @@ def test_a_process_that_has_ended_is_said_to_be_gone(child: subprocess.Popen[byt
         check_target(target(78), processes=tmp_path)
 
 
-@pytest.mark.parametrize("pid", [os.getpid(), os.getppid(), SUPERVISOR])
+@pytest.mark.parametrize("pid", [os.getpid(), os.getppid(), SUPERVISOR], ids=["itself", "its parent", "supervisor"])
 def test_neither_the_supervisor_nor_the_command_itself_is_a_target(pid: int) -> None:
     with pytest.raises(FaultError, match="this command, or what supervises the pipeline"):
         inflict(target(pid), "pause")

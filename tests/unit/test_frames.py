@@ -98,13 +98,17 @@ def test_a_picture_that_png_cannot_hold_is_sent_converted_or_refused_by_us(mode:
     assert Image.open(io.BytesIO(data)).size == (4, 4)
 
 
-@pytest.mark.parametrize("content", [None, 5, 1.5, "image.jpg", ["a"], {1, 2}, object()], ids=repr)
+def kind(value: object) -> str:
+    return type(value).__name__
+
+
+@pytest.mark.parametrize("content", [None, 5, 1.5, "image.jpg", ["a"], {1, 2}, object()], ids=kind)
 def test_anything_else_is_refused_with_what_is_possible(content: Any) -> None:
     with pytest.raises(ContentError, match=f"a {type(content).__name__} is not a frame: give bytes, a pathlib.Path"):
         to_payload(content)
 
 
-@pytest.mark.parametrize("content", [np.array([None]), {"x": np.array(["text"])}, {"x": object()}], ids=repr)
+@pytest.mark.parametrize("content", [np.array([None]), {"x": np.array(["text"])}, {"x": object()}])
 def test_arrays_that_hold_no_numbers_are_refused_by_an_error_of_ours(content: Any) -> None:
     with pytest.raises(UnderstudyError):
         to_payload(content)

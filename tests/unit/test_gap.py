@@ -26,12 +26,6 @@ class Again:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[NatsServer]:
-    async with await NatsServer.start() as server:
-        yield server
-
-
-@pytest.fixture
 async def broker(server: NatsServer) -> AsyncIterator[Broker]:
     broker = await connect(server.operator_url)
     yield broker

@@ -246,7 +246,7 @@ async def heard(beats: list[Beat], names: list[str], **kind: object) -> dict[str
 
     sending = asyncio.create_task(send())
     try:
-        return await find_nodes(broker, names, listen_s=0.1, **kind)  # type: ignore[arg-type]
+        return await find_nodes(broker, names, listen_s=0.4, **kind)  # type: ignore[arg-type]
     finally:
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
-import psutil
 import pytest
 
 from broker import subjects
@@ -21,14 +18,9 @@ from stages.feed import Feed
 from stages.fence import Fence
 from stages.outlet import Answer, Outlet
 from tests.contract.conftest import Inbox, eventually
+from tests.contract.talker import stop
 
 OUT = subjects.results_out("p")
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[NatsServer]:
-    async with await NatsServer.start() as server:
-        yield server
 
 
 @pytest.fixture
@@ -55,18 +47,6 @@ async def running(outlet: Outlet, broker: Broker) -> AsyncIterator[Outlet]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def pause(server: NatsServer) -> None:
-    """It takes bytes, and handles nothing."""
-    assert server._process is not None
-    process = psutil.Process(server._process.pid)
-    process.send_signal(signal.SIGSTOP)
-    await eventually(lambda: all(_is_stopped(process.pid, thread.id) for thread in process.threads()))
-
-
-def _is_stopped(pid: int, thread: int) -> bool:
-    return Path(f"/proc/{pid}/task/{thread}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
 OpenBroker = Callable[[], "asyncio.Future[Broker]"]
 
 
@@ -82,7 +62,7 @@ async def test_who_asked_gets_a_result_again_that_was_not_confirmed_when_the_ser
         assert [message.subject for message in await inbox.take(2)] == [OUT, "_INBOX.me"]
         await ours.flush()
         await eventually(lambda: not outlet._unconfirmed)
-        await pause(server)
+        await stop(server.pid)
         # To a server that takes it, and never handles it.
         await outlet.put([Answer(id="lost", result=b"lost", replies=("_INBOX.me",))])
         await server.kill()
@@ -160,7 +140,7 @@ async def test_a_result_is_stored_once_and_survives_the_server(
     user = await open_broker()
     frame = await stored_frame(user, frames, b"frame")
     async with running(Outlet(ours, "p", stored=True), ours) as outlet:
-        await pause(server)
+        await stop(server.pid)  # it takes bytes, and handles nothing
         await outlet.put([Answer(id="one", result=b"result", acks=(frame.reply,))])
         await server.kill()
         await server.restart()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
-import sys
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -24,7 +21,8 @@ from broker.presence import (
     watch_presence,
 )
 from broker.server import NatsServer
-from tests.contract.conftest import Inbox, eventually
+from tests.contract.conftest import eventually
+from tests.contract.talker import check_cut_off, end, start_talker
 
 INCARNATION = "0123456789abcdef"
 ONE = NodeProcess("one", INCARNATION)
@@ -134,17 +132,6 @@ def test_a_process_is_never_gone_while_a_connection_of_it_is_open(steps: list[tu
 
 # ---- a real server and real processes ------------------------------------------------------------------------------
 
-CHILD = """
-import asyncio, sys
-from broker.connect import connect
-async def main():
-    data = await connect(sys.argv[1], name=sys.argv[3])
-    control = await connect(sys.argv[2], name=sys.argv[3] + "-control")
-    print("ready", flush=True)
-    await asyncio.Event().wait()
-asyncio.run(main())
-"""
-
 
 class Gone:
     def __init__(self) -> None:
@@ -154,35 +141,18 @@ class Gone:
         self.told.append(process)
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[NatsServer]:
-    async with await NatsServer.start() as server:
-        yield server
-
-
 async def start_child(server: NatsServer, name: str) -> asyncio.subprocess.Process:
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CHILD, server.operator_url, server.control_url, name, stdout=asyncio.subprocess.PIPE
-    )
-    assert child.stdout is not None
-    async with asyncio.timeout(10):
-        assert await child.stdout.readline() == b"ready\n"
-    return child
-
-
-async def kill(child: asyncio.subprocess.Process) -> None:
-    child.kill()
-    await child.communicate()
+    return await start_talker(server.operator_url, server.control_url, name)
 
 
 async def test_a_killed_process_is_told_once_and_another_that_lives_is_not(server: NatsServer) -> None:
     gone = Gone()
     watch = await watch_presence(server.system_url, gone)
     victim, other = await start_child(server, DATA), await start_child(server, connection_name("two", "b" * 16))
-    await kill(victim)
+    await end(victim)
     await eventually(lambda: bool(gone.told))
     assert gone.told == [ONE]
-    await kill(other)
+    await end(other)
     await eventually(lambda: len(gone.told) == 2)
     assert gone.told == [ONE, NodeProcess("two", "b" * 16)]
     await watch.close()
@@ -193,7 +163,7 @@ async def test_a_process_that_was_there_before_the_watch_is_told_too(server: Nat
     child = await start_child(server, DATA)
     watch = await watch_presence(server.system_url, gone)
     await eventually(lambda: watch.active)
-    await kill(child)
+    await end(child)
     await eventually(lambda: gone.told == [ONE])
     await watch.close()
 
@@ -228,43 +198,18 @@ async def test_a_server_that_restarts_makes_nobody_gone_and_is_watched_again(ser
 
     await eventually(there)
     assert gone.told == []
-    await kill(child)
+    await end(child)
     await eventually(lambda: gone.told == [ONE])
     await watch.close()
 
 
-TALKER = """
-import asyncio, sys
-from broker.connect import connect
-from broker.port import Message
-async def main():
-    data = await connect(sys.argv[1], name=sys.argv[2])
-    for number in range(10**6):
-        await data.publish_now([Message(subject="talk", data=str(number).encode())], lambda: True)
-        await asyncio.sleep(0.001)
-asyncio.run(main())
-"""
-
-
 async def test_what_a_stopped_process_has_on_the_way_reaches_nobody_once_it_is_cut_off(server: NatsServer) -> None:
-    watch = await watch_presence(server.system_url, Gone())
-    listener, inbox = await connect(server.operator_url), Inbox()
-    await listener.subscribe("talk", inbox)
-    child = await asyncio.create_subprocess_exec(sys.executable, "-c", TALKER, server.operator_url, DATA)
+    watch, listener = await watch_presence(server.system_url, Gone()), await connect(server.operator_url)
+    child = await start_child(server, DATA)
     try:
-        heard = int((await inbox.next()).data)
-        child.send_signal(signal.SIGSTOP)
-        await eventually(lambda: watch.cut_off(ONE))  # the watch may not have heard yet of who connected just now
-        await listener.flush()
-        while inbox.waiting:
-            heard = int((await inbox.next()).data)
-        child.send_signal(signal.SIGCONT)
-        # It is alive after all, and connects again; nothing comes twice, and what it sent meanwhile does not come.
-        later = [int(message.data) for message in await inbox.take(20)]
-        assert later == list(range(later[0], later[0] + 20))
-        assert later[0] > heard
+        await check_cut_off(child, listener, lambda: watch.cut_off(ONE))
     finally:
-        await kill(child)
+        await end(child)
         await listener.close()
         await watch.close()
 

@@ -19,7 +19,7 @@ from broker.errors import BrokerClosedError, BrokerError, BrokerUnreachableError
 from broker.port import Broker
 from broker.process import process_exists, spawn, terminate
 from broker.server import NatsServer
-from tests.contract.conftest import Inbox, eventually
+from tests.contract.conftest import WAIT_S, Inbox, eventually
 
 PARENT = """
 import asyncio
@@ -94,7 +94,7 @@ async def test_nobody_there_is_said_without_credentials() -> None:
     with pytest.raises(
         BrokerUnreachableError, match=r"no broker answers at nats://.*connection refused.*--broker"
     ) as e:
-        await connect(url, connect_timeout_s=0.1)
+        await connect(url, connect_timeout_s=1.0)
     assert "operator" not in str(e.value)
 
 
@@ -131,7 +131,7 @@ async def test_a_server_that_never_gets_ready_is_given_up(monkeypatch: pytest.Mo
     binary.write_text("#!/bin/sh\necho i am stuck\nexec sleep 60\n")
     binary.chmod(0o755)
     monkeypatch.setattr(server_module, "find_binary", lambda: binary)
-    monkeypatch.setattr(server_module, "START_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(server_module, "START_TIMEOUT_S", 2.0)
     with pytest.raises(ServerStartError, match="i am stuck"):
         await NatsServer.start()
 
@@ -194,7 +194,7 @@ async def test_a_server_that_hangs_holds_up_a_publisher_and_is_noticed(monkeypat
         try:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(publish_megabytes(broker, 1_000), 0.1)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(WAIT_S):
                 await lost.wait()
         finally:
             os.kill(server.pid, signal.SIGCONT)
@@ -254,6 +254,6 @@ async def test_flush_begun_while_the_server_dies_ends_when_it_is_back() -> None:
             await server.kill()
             flushes += [asyncio.create_task(broker.flush()) for _ in range(3)]
             await server.restart()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(WAIT_S):
                 await asyncio.gather(*flushes)
         await broker.close()

@@ -193,7 +193,7 @@ def test_twenty_nodes_and_a_hundred_parts_take_no_time_to_speak_of(room: int) ->
         *(part("exit", cut, count, 0.04 * cut, memory_bytes=5) for cut in range(1, count)),
     ]
     nodes = specs(*names, memory=101 + room)
-    began = time.perf_counter()
+    began = time.process_time()
     placed = place_spares(plan, catalogue, nodes, Estimates(chain=chain, healthy=HEALTHY), Objectives())
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
     assert {spot.part for spot in placed} >= set(standbys(plan, chain))

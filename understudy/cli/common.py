@@ -25,6 +25,13 @@ OwnBrokerOption = Annotated[
     str | None,
     typer.Option("--broker", help="Broker URL, such as nats://host:4222 or mqtt://host. Default: $UNDERSTUDY_BROKER."),
 ]
+DeliveryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODE|JSON|FILE",
+        help="What is promised of frames (docs/delivery.md): at-least-once, latest or durable; or all settings.",
+    ),
+]
 ControlBrokerOption = Annotated[
     str | None,
     typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from understudy.cli.common import ControlBrokerOption, OwnBrokerOption, needed_broker, run
+from understudy.cli.common import ControlBrokerOption, DeliveryOption, OwnBrokerOption, needed_broker, run
 from understudy.cli.quantities import duration_option
 
 
@@ -29,13 +29,7 @@ def controller(
     standby: Annotated[
         bool, typer.Option("--standby", help="Wait for the controller that serves to end, and take over.")
     ] = False,
-    delivery: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODE|JSON|FILE",
-            help="What is promised of frames (docs/delivery.md): at-least-once, latest or durable; or all settings.",
-        ),
-    ] = None,
+    delivery: DeliveryOption = None,
     recovery: Annotated[
         str | None,
         typer.Option(metavar="JSON|FILE", help="What recovery shall keep to (docs/recovery.md): a YAML file or JSON."),

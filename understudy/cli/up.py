@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from understudy.cli.common import ControlBrokerOption, JsonOption, run
+from understudy.cli.common import ControlBrokerOption, DeliveryOption, JsonOption, run
 
 DEFAULT_NODES = 4
 
@@ -34,9 +34,18 @@ def up(
         int | None,
         typer.Option(min=0, max=65535, help="Port of the embedded broker, of several the first. 0: a free one."),
     ] = None,
-    delivery: Annotated[
-        str | None, typer.Option(help="What is promised of frames: at-least-once (default), latest or durable.")
+    host: Annotated[
+        str | None,
+        typer.Option(help="Name or address at which the embedded broker listens. Default: 127.0.0.1, this machine."),
     ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="The embedded broker's certificate (PEM), for this host: TLS alone is spoken.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The key of the certificate.")] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="Who signed the certificate, where systems do not trust them anyway.")
+    ] = None,
+    delivery: DeliveryOption = None,
     mqtt_port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="Have the embedded broker take MQTT clients too, on this port."),
@@ -53,9 +62,13 @@ def up(
     Example: understudy up --config cluster.yaml --port 4222
 
     Example: understudy up --nodes 6 --servers 3
+
+    Example: understudy up --host broker.example --port 4222 --tls-cert server.pem --tls-key server.key --tls-ca ca.pem
+
     Example: understudy up --broker mqtt://localhost
     """
     from understudy.config import load_config, make_config
+    from understudy.delivery import read_delivery
     from understudy.logs import set_up_logs
     from understudy.settings import read_settings
 
@@ -73,7 +86,11 @@ def up(
         "control_broker": control_broker,
         "servers": servers,
         "port": port,
-        "delivery": delivery,
+        "host": host,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "tls_ca": tls_ca,
+        "delivery": None if delivery is None else read_delivery(delivery),
         "mqtt_port": mqtt_port,
     }
     if bundle is not None or model is not None:
@@ -108,7 +125,7 @@ def _say_ready(document: dict[str, Any], cluster: Any, *, as_json: bool) -> None
 
     from broker.url import redact
 
-    mqtt = cluster.mqtt_url
+    mqtt = None if cluster.mqtt_url is None else redact(cluster.mqtt_url)
     if as_json:
         typer.echo(json.dumps(document if mqtt is None else document | {"mqtt": mqtt}))
         return
