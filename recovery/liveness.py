@@ -179,21 +179,37 @@ def ticked(time: OwnTime, now_s: float) -> OwnTime:
     return replace(looked(time, now_s), ticked_s=now_s, on_time=on_time)
 
 
+def paused(time: OwnTime, now_s: float) -> OwnTime:
+    """Nothing can be heard: no time passes, for messages that come meanwhile either."""
+    return replace(time, looked_s=max(now_s, time.looked_s), ticked_s=now_s)
+
+
 class OwnClock:
     """`OwnTime` on a real clock. Call it for the time, in place of `time.monotonic`.
 
-    `tick` must be called every `tick_s`: without it, this clock all but stands still.
+    `tick` must be called every `tick_s`: without it, this clock all but stands still. `pause` in its place has it stand
+    still, until the next tick.
     """
 
     def __init__(self, clock: Callable[[], float], *, tick_s: float, slack_s: float = 0.01) -> None:
         self._clock = clock
         self._time = own_time(clock(), tick_s + slack_s)
+        self._paused = False
 
     def __call__(self) -> float:
-        self._time = looked(self._time, self._clock())
+        self._time = paused(self._time, self._clock()) if self._paused else looked(self._time, self._clock())
         return self._time.own_s
+
+    def pause(self) -> None:
+        """What is silent now is silent for a reason that is not its own."""
+        self._paused = True
+        self()
 
     def tick(self) -> bool:
         """Whether the tick came on time, so that silences may be judged now."""
-        self._time = ticked(self._time, self._clock())
+        now_s = self._clock()
+        if self._paused:
+            self._time, self._paused = paused(self._time, now_s), False
+            return False
+        self._time = ticked(self._time, now_s)
         return self._time.on_time

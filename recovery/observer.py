@@ -14,6 +14,7 @@ from broker.errors import WireError
 from broker.malformed import Malformed
 from broker.port import Broker, Message
 from broker.presence import NodeProcess, NoPresence, PresenceWatch, watch_presence
+from recovery.hearing import Hearing
 from recovery.journal import Journal
 from recovery.liveness import OwnClock
 from recovery.queries import is_appointed, lost
@@ -74,6 +75,7 @@ class Observer:
         self._on_loss = on_loss
         self._on_news = on_news
         self._watch: PresenceWatch = NoPresence()
+        self._hearing = Hearing(broker)
         self.malformed = Malformed()
         self.rates = RateMeter()
         self.speeds = speeds
@@ -91,9 +93,13 @@ class Observer:
                 stack.push_async_callback(subscription.unsubscribe)
             self._watch = await watch_presence(self._system_url, self._on_gone)
             stack.push_async_callback(self._watch.close)
+            hearing = self._hearing
+            stack.push_async_callback(hearing.stop)
             while True:
                 await asyncio.sleep(TICK_S)
-                if self._clock.tick() and lost(self._store.state, self._store.now_s):
+                if not hearing.hears():
+                    self._clock.pause()
+                elif self._clock.tick() and lost(self._store.state, self._store.now_s):
                     self._on_loss()
 
     async def cut_off(self, node: str) -> None:
@@ -111,6 +117,7 @@ class Observer:
         return sum(beat.sent_again for beat in beats), sum(beat.degraded for beat in beats)
 
     async def _on_beat(self, message: Message) -> None:
+        self._hearing.heard()
         news = self.malformed.decode(message, Beat)
         if news is None:
             return
@@ -140,6 +147,7 @@ class Observer:
             )
 
     async def _on_pulse(self, message: Message) -> None:
+        self._hearing.heard()
         try:
             sign = pulse.decode(message.data)
         except WireError as error:

@@ -164,6 +164,21 @@ def test_messages_that_were_handled_in_between_do_not_hide_a_late_tick() -> None
     assert not own.tick()
 
 
+def test_while_nothing_can_be_heard_no_time_passes() -> None:
+    clock = Clock()
+    own = own_clock(clock)
+    began = own()
+    for _ in range(100):
+        clock.now += 0.01
+        own.pause()
+        assert own() == began
+    clock.now += 0.01
+    assert not own.tick()
+    clock.now += 0.01
+    assert own.tick()
+    assert own() == pytest.approx(began + 0.01)
+
+
 @given(st.lists(st.tuples(st.floats(-0.01, 5.0), st.booleans()), max_size=50))
 def test_the_own_clock_never_goes_back_and_never_faster_than_the_real_one(steps: list[tuple[float, bool]]) -> None:
     clock = Clock()
