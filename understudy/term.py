@@ -79,7 +79,7 @@ class Term:
     async def _try_begin(self) -> bool:
         if self._lease is None:
             return False
-        self._held = self._held or await self._acquire(self._lease)
+        self._held = self._held or await self._lease.try_acquire()
         return self._held
 
     async def _acquire(self, lease: Lease) -> bool:
@@ -112,6 +112,9 @@ class Term:
                 if await self._try_begin():
                     log.info("controller-has-the-lease")
                     return
+            except NoRespondersError:
+                # The bucket is gone: the server was started anew, in less time than there is between two questions.
+                silent_since_s = silent_since_s or time.monotonic()
             except BrokerError as error:
                 log.debug("lease-not-asked", reason=str(error))
                 now_s = time.monotonic()

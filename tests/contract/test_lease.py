@@ -14,7 +14,7 @@ from broker.lease import BUCKET, TTL_S, Lease, NoLeaseError
 from broker.port import Broker
 from broker.server import NatsServer
 from tests.contract.conftest import eventually
-from understudy.term import Term
+from understudy.term import AFTER_SILENCE_S, Term
 
 ABOVE_TTL_S = 8 * TTL_S
 RESTART_S = 15.0
@@ -193,3 +193,22 @@ async def test_who_stands_by_takes_over_also_where_the_server_was_restarted_and_
     finally:
         await end(first, second)
         await other.close()
+
+
+async def test_who_stands_by_lets_who_served_have_a_lease_that_was_lost_with_the_server(server: NatsServer) -> None:
+    """The server is back before the first renews, and before the other has missed it."""
+    one, other = await connect(server.operator_url, name="one"), await connect(server.operator_url, name="other")
+    served: list[str] = []
+    first = asyncio.create_task(serve(await Term.open(one, "digits", needed=True), served, "first"))
+    await eventually(lambda: served == ["first"])
+    second = asyncio.create_task(serve(await Term.open(other, "digits", needed=True), served, "second"))
+    try:
+        for _ in range(3):
+            await server.restart()
+            done, _ = await asyncio.wait([first, second], timeout=1.5 * AFTER_SILENCE_S)
+            assert done == set()
+            assert served == ["first"]
+    finally:
+        await end(first, second)
+        for broker in (one, other):
+            await broker.close()
