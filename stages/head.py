@@ -130,6 +130,20 @@ class Head:
         """Of the frames that it has answered lately: their results may be on the way."""
         return self._ledger.recent_ids()
 
+    async def answered_elsewhere(self, frame_id: str, result: bytes) -> None:
+        """Another head has put out the result of a frame that this one may hold, too: who waits for it here is told."""
+        frame = self._ledger.release(frame_id)
+        self._ledger.answered(frame_id, result)
+        if frame is None:
+            return
+        for reply in frame.replies:
+            await self._outlet.answer(reply, result)
+        if frame.acks:
+            await self._outlet.put_again(Answer(id=frame_id, result=result, acks=frame.acks))
+        if self._order is not None:
+            await self._outlet.put(self._order.left(frame_id))
+        self._wake.set()
+
     def remember(self, frame_id: str, result: bytes) -> None:
         """A frame that another head has answered: published again, it gets this result."""
         self._ledger.answered(frame_id, result)

@@ -33,7 +33,7 @@ from stages.head_counters import HeadCounters
 from stages.identity import DIGEST_BYTES, digest, entry
 from stages.ledger import Ledger
 from stages.results import Provenance
-from stages.standby_head import StandbyHead
+from stages.standby_head import StandbyHead, id_of
 from stages.way import Send, Way
 
 log = structlog.get_logger("understudy.head")
@@ -44,6 +44,9 @@ QUEUE_TURNS = 3
 _HAND_OVER, _WHAT = b"hand over", b"what"
 """Questions to a head: which frames it will finish, when it shall take no more (with the epoch of the route of the head
 that asks behind it, in decimal digits); which it holds."""
+
+SHARED_S = 30.0
+"""A head that has handed over has finished what it holds, or lost it, after so long."""
 
 KNOWS_AFTER_S = 5.0
 """A standby head knows everything that is not answered once it has listened for so long. One that takes over sooner
@@ -79,6 +82,9 @@ class Leadership:
         """Of all heads that this node has had."""
         self.head: Head | None = None
         self.leads = False
+        self._shared: set[bytes] = set()
+        """Frames (digests of their ids) that the head before this one finishes."""
+        self._shared_since_s = 0.0
         broker.on_connection(self._on_connection)
 
     @property
@@ -135,6 +141,8 @@ class Leadership:
         if self.head is not None and not self.leads and self.head.idle:
             await self._step_down()
             await self._unsubscribe_stale()
+        if self._shared and self._is_alone():
+            await self._unsubscribe_stale()
 
     async def stop(self) -> None:
         await self._step_down()
@@ -165,6 +173,12 @@ class Leadership:
         if standby is not None and standby is self._standby:
             standby.catch_up(entries)
 
+    def _is_alone(self) -> bool:
+        """Whether no other head finishes frames any more."""
+        if time.monotonic() - self._shared_since_s > SHARED_S:
+            self._shared.clear()
+        return not self._shared
+
     async def _begin_standby(self, pipeline: str, flow: FlowSettings) -> None:
         self._stands_by_since_s = time.monotonic()
         # Of live video only the newest frame is worth going on with.
@@ -184,6 +198,8 @@ class Leadership:
         finished_there = await self._ask(pipeline, previous_head, question) if previous_head else []
         await self._hear_all()
         standby.leave_to_the_other(finished_there)
+        self._shared = {entry[DIGEST_BYTES:] for entry in finished_there}
+        self._shared_since_s = time.monotonic()
         head = self.head or self._make_head(deployment.assignment.flow, pipeline)
         for frame_id, result in standby.results():
             head.remember(frame_id, result)
@@ -315,6 +331,21 @@ class Leadership:
     async def _on_result(self, message: Message) -> None:
         if self._standby is not None:
             await self._standby.on_result(message)
+        if self.head is not None and (not self.leads or self._shared):
+            await self._learn_result(self.head, bytes(message.data))
+
+    async def _learn_result(self, head: Head, result: bytes) -> None:
+        """While two heads may hold the same frame, which was published again meanwhile, one answer is enough."""
+        frame_id = id_of(result)
+        if frame_id is None:
+            return
+        if not self.leads:
+            await head.answered_elsewhere(frame_id, result)
+        elif (mark := digest(frame_id)) in self._shared:
+            self._shared.discard(mark)
+            await head.answered_elsewhere(frame_id, result)
+            if not self._shared:
+                await self._unsubscribe_stale()
 
     def _on_connection(self, up: bool) -> None:
         """It was lost, or is there again: another node may have become the head meanwhile."""
@@ -346,6 +377,8 @@ class Leadership:
             needed = {*self._inputs(), subjects.handover(self._pipeline, self._node)}
         if self._standby is not None:
             needed |= {*self._inputs(), subjects.results_out(self._pipeline)}
+        if self.head is not None and (self._shared or not self.leads):
+            needed.add(subjects.results_out(self._pipeline))
         for subject in set(self._subscribed) - needed:
             await self._subscribed.pop(subject).unsubscribe()
 

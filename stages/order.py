@@ -39,6 +39,14 @@ class Ordering:
             out += self._released(publisher)
         return out
 
+    def left(self, frame_id: str) -> list[Answer]:
+        """A frame's answer is given elsewhere: what may go out now."""
+        publisher = self._publishers.pop(frame_id, None)
+        if publisher is None:
+            return []
+        del self._open[publisher][frame_id]
+        return self._released(publisher)
+
     def _released(self, publisher: str) -> list[Answer]:
         queue, out = self._open[publisher], []
         while queue and (first := next(iter(queue.values()))) is not None:

@@ -64,7 +64,7 @@ class StandbyHead:
     async def on_result(self, message: Message) -> None:
         """A result on the output subject."""
         data = bytes(message.data)
-        frame_id = _id_of(data)
+        frame_id = id_of(data)
         if frame_id is None:
             return  # not a result of ours
         mark = digest(frame_id)
@@ -72,8 +72,10 @@ class StandbyHead:
         while len(self._heard) > MAX_HEARD:
             self._heard.popitem(last=False)
         if mark in self._left_to_the_other:
-            # Its frame is gone already. Another of the same content, which is not the other head's, must stay.
+            # Its frame is gone already, but where it was published again meanwhile. Another of the same content, which
+            # is not the other head's, must stay.
             del self._left_to_the_other[mark]
+            self._forget([frame_id])
         else:
             self._forget(keys_of(frame_id))
         if data.endswith(_GOOD):
@@ -141,7 +143,7 @@ class StandbyHead:
             self._results_bytes -= len(dropped)
 
 
-def _id_of(result: bytes) -> str | None:
+def id_of(result: bytes) -> str | None:
     """The id in a result. Reading all of it as JSON would cost more than the rest of the standby head's work."""
     end = result.find(b'"', len(_START))
     if result.startswith(_START) and end > 0 and b"\\" not in result[:end]:

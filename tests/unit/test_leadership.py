@@ -214,6 +214,35 @@ async def test_two_heads_hand_over_and_each_finishes_what_it_has(pair: Pair) -> 
     assert {result["epoch"] for result in pair.results if result["id"] in mine} == {1}
 
 
+@pytest.mark.parametrize("first", ["a", "b"])
+async def test_a_frame_that_is_published_again_while_two_heads_may_hold_it_is_answered_once(
+    pair: Pair, first: str
+) -> None:
+    """What the old head has sent to its stages is away for long; its publisher loses patience."""
+    for machine in (pair.a, pair.b):
+        machine.works.clear()
+    mine = await pair.publish(6, reply="answer.1")
+    await eventually(lambda: len(pair.a.sent) == 6)
+    await pair.a.follow(2, "b", "a", drain=True)
+    await pair.b.follow(2, "b", "a", drain=True, before="a")
+    for frame_id in mine:
+        await pair.publish_as(frame_id, reply="answer.2")
+    await eventually(lambda: len(pair.b.sent) == 6)
+    one, other = (pair.a, pair.b) if first == "a" else (pair.b, pair.a)
+    one.works.set()
+    await pair.each_answered_once()
+    other.works.set()
+    await eventually(pair.a.has_finished)
+    await pair.each_answered_once()
+    told = {message.subject for message in await pair.replies.take(12)}
+    assert told == {"answer.1", "answer.2"}
+    # Nor is any of them left where the next head finds it.
+    await pair.b.crash()
+    await pair.a.follow(3, "a", "")
+    await pair.publish(1)
+    await pair.each_answered_once()
+
+
 @pytest.mark.parametrize("order", ["the old head first", "the new head first"])
 @pytest.mark.parametrize("named", [True, False], ids=["named frames", "frames without a name"])
 async def test_frames_that_are_published_all_the_time_are_answered_once_while_heads_change(
