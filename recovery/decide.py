@@ -6,7 +6,18 @@ from dataclasses import dataclass, field
 
 from planner.cluster import NodeSpec
 from recovery.objectives import Choice, Objectives
-from recovery.queries import alive, has_all_spares, lost, members, serves_already, spares_key, specs, told, usable
+from recovery.queries import (
+    alive,
+    has_all_spares,
+    leaders,
+    lost,
+    members,
+    serves_already,
+    spares_key,
+    specs,
+    told,
+    usable,
+)
 from recovery.state import ClusterState, NodeView, SparesKey, is_heard
 
 FIRST_ANSWER_S = 0.15
@@ -14,6 +25,9 @@ FIRST_ANSWER_S = 0.15
 
 PREPARE_EVERY_S = 0.5
 """While spares are being loaded, what to do about failures is computed again so often."""
+
+HAND_OVER_S = 2.0
+"""A head that still says that it leads so long after another was made the head will not be asked to hand over."""
 
 RETELL_AFTER_S = 1.0
 """What a node does not acknowledge in its heartbeat is sent again after this time."""
@@ -237,6 +251,8 @@ def _is_drained(state: ClusterState, now_s: float) -> bool:
     head = state.nodes[state.active.head].beat
     if not head.is_head or head.active_epoch < state.active_epoch:
         return False  # the one before must stay until it was asked what it will finish
+    if now_s - state.active_since_s < HAND_OVER_S and len(leaders(state, now_s)) > 1:
+        return False  # until it was asked it takes frames, and sends them the old way: it has not said yet which
     return all(
         view.beat.active_epoch >= state.active_epoch and not 0 < view.beat.oldest_epoch < state.active_epoch
         for view in alive(state, now_s)

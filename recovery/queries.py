@@ -115,6 +115,12 @@ def choose_standby_head(state: ClusterState, nodes: Sequence[str], head: str, no
     return next((node for node in nodes if node != head), "")
 
 
+def leaders(state: ClusterState, now_s: float) -> list[str]:
+    """The living nodes of the pipeline that say that they lead."""
+    beats = [view.beat for view in alive(state, now_s)]
+    return [beat.node for beat in beats if beat.is_head and beat.pipeline == state.pipeline]
+
+
 def head_so_far(state: ClusterState) -> str:
     """The node that was made the head last: by this controller, or where that has activated nothing yet by the one
     before it, as far as nodes say. It need not be alive. Empty: none was."""

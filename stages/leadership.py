@@ -281,6 +281,7 @@ class Leadership:
         entries = [entry(frame_id) for frame_id in self.head.held_ids()]
         self._tell_standby(self.head)
         log.info("head-hands-over", frames=len(entries))
+        self.on_news()
         await self._publish(message.reply, b"".join(entries))
 
     def _tell_standby(self, head: Head) -> None:
