@@ -66,7 +66,9 @@ async def _end(process: Process) -> None:
 
 
 def _named(arguments: Sequence[str]) -> str:
-    return " ".join(arguments[:3] if arguments[0] == "compose" else arguments[:2])
+    """The command and what it does, without options and names."""
+    words = [word for word in arguments if word.isalpha()]
+    return " ".join(words[:2] if words[0] in ("compose", "network") else words[:1])
 
 
 def _last(output: bytes) -> str:

@@ -20,11 +20,9 @@ import yaml
 from broker.server import GO_MEMORY
 from planner.cluster import Cluster
 from understudy.brokerconfig import BrokerConfig, MosquittoConfig, NatsConfig
-from understudy.emulation.errors import EmulationError
-from understudy.emulation.links import check_names
 from understudy.emulation.traffic import APPLY, Link, commands
 
-HUB, CONTROLLER, HUB_LINKS, SETUP = "hub", "controller", "hub-links", "setup"
+HUB, CONTROLLER, HUB_LINKS, SETUP = RESERVED = ("hub", "controller", "hub-links", "setup")
 NATS_PORT, MQTT_PORT, ROUTE_PORT = 4222, 1883, 6222
 IMAGE = "understudy-emulation"
 MOSQUITTO_IMAGE = "eclipse-mosquitto:2"
@@ -74,11 +72,6 @@ class Layout:
     mqtt: bool = False
     image: str = IMAGE
     place: Place = field(default_factory=Place)
-
-    def __post_init__(self) -> None:
-        check_names(self.cluster.names, (HUB, CONTROLLER, HUB_LINKS, SETUP))
-        if self.mqtt and self.mesh:
-            raise EmulationError("MQTT brokers form no mesh: --mqtt is for a star")
 
     @property
     def name(self) -> str:
@@ -255,9 +248,10 @@ def compose_document(layout: Layout, *, build: str | None = None) -> dict[str, A
         services[name] = _service(layout, name, shared=shared)
     if layout.mqtt:
         services[HUB] |= _mosquitto()
-        links = _service(layout, HUB_LINKS, shared=shared) | {"network_mode": f"service:{HUB}"}
-        del links["networks"]
-        services[HUB_LINKS] = links
+        links = _service(layout, HUB_LINKS, shared=shared)
+        for own in ("networks", "hostname"):
+            del links[own]
+        services[HUB_LINKS] = links | {"network_mode": f"service:{HUB}"}
     port = MQTT_PORT if layout.mqtt else NATS_PORT
     services[HUB]["ports"] = [f"127.0.0.1:{layout.place.port}:{port}"]
     network = {"driver": "bridge", "ipam": {"config": [{"subnet": f"{layout.place.subnet}.0/24"}]}}
@@ -299,10 +293,11 @@ def _limits(layout: Layout, name: str) -> dict[str, Any]:
 
 
 def _mosquitto() -> dict[str, Any]:
+    """Secrets go where mosquitto alone can read them; anew at each start, when they belong to it already."""
     own = "/mosquitto/private"
     start = (
-        f"mkdir -p {own} && cp {HERE}/mosquitto.conf* {own}/ && chmod 0600 {own}/* && chown -R mosquitto {own} && "
-        f"PATH=$$PATH:/usr/sbin exec mosquitto -c {own}/mosquitto.conf"
+        f"rm -rf {own} && mkdir -p {own} && cp {HERE}/mosquitto.conf* {own}/ && chmod 0600 {own}/* && "
+        f"chown -R mosquitto {own} && PATH=$$PATH:/usr/sbin exec mosquitto -c {own}/mosquitto.conf"
     )
     return {"image": MOSQUITTO_IMAGE, "entrypoint": ["sh", "-c", start], "command": []}
 

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -31,8 +32,19 @@ from understudy.discovery import UnknownPipelineError, statuses
 from understudy.emulation import engine, load
 from understudy.emulation.engine import Stack
 from understudy.emulation.errors import EmulationError
-from understudy.emulation.links import with_machines
-from understudy.emulation.project import CONTROLLER, HUB, IMAGE, File, Layout, Place, Project, links_of, make_project
+from understudy.emulation.links import check_names, with_machines
+from understudy.emulation.project import (
+    CONTROLLER,
+    HUB,
+    IMAGE,
+    RESERVED,
+    File,
+    Layout,
+    Place,
+    Project,
+    links_of,
+    make_project,
+)
 from understudy.emulation.report import Fault, Outcome
 from understudy.emulation.samples import Samples, make_samples
 from understudy.emulation.scenario import REPAIRS, TAKES_AWAY, Scenario, Step, resolve
@@ -48,6 +60,9 @@ AFTER_S = 2.0
 
 BROKER_AGAIN_S = 1.0
 _PREFIX = "understudy-emulation-"
+_KEPT_PREFIX = "understudy-kept-"
+"""Another one: folders of the first are removed with the process that made them, or by the next one."""
+
 _BEYOND_BYTES_PER_S = 1.25e9
 
 Say = Callable[[str], None]
@@ -76,6 +91,11 @@ class Wishes:
     keep: bool = False
     image: str | None = None
     sources: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.mqtt and self.cluster.topology == "mesh":
+            raise EmulationError("MQTT brokers form no mesh: --mqtt is for a star")
+        check_names(self.cluster.names, RESERVED)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -183,15 +203,14 @@ async def rehearse(wishes: Wishes, say: Say) -> Outcome:
             raise EmulationError("the image is built from the sources, which are not here: use a checkout, or --image")
         say("building the image (minutes the first time, seconds when only the code has changed) ...")
         await engine.build(sources, IMAGE, index_url=os.environ.get("PIP_INDEX_URL"))
-    parent = TemporaryFolder.make(_PREFIX)
-    try:
+    if wishes.keep:
+        return await _rehearse(wishes, Path(tempfile.mkdtemp(prefix=_KEPT_PREFIX)), say)
+    with TemporaryFolder.make(_PREFIX) as parent:
         return await _rehearse(wishes, parent.path, say)
-    finally:
-        if not wishes.keep:
-            parent.remove()
 
 
 async def _rehearse(wishes: Wishes, parent: Path, say: Say) -> Outcome:
+    """In a folder of its name, which the containers' files are mounted from."""
     place = Place(name=f"understudy-{secrets.token_hex(4)}", subnet=await _free_subnet(), port=_free_port())
     folder = parent / place.name
     folder.mkdir()
@@ -200,7 +219,8 @@ async def _rehearse(wishes: Wishes, parent: Path, say: Say) -> Outcome:
     began_s = time.monotonic()
     async with AsyncExitStack() as stack:
         containers = await stack.enter_async_context(Stack(layout, folder, keep=wishes.keep))
-        stack.callback(say, f"kept: {folder}" if wishes.keep else "removing the containers ...")
+        remove = f"docker compose -p {layout.name} down --volumes"
+        stack.callback(say, f"kept: {folder}; {remove}" if wishes.keep else "removing the containers ...")
         say(f"starting {len(layout.cluster.nodes)} nodes ({layout.cluster.topology}), a controller and a hub ...")
         await containers.start()
         run = Run(prepared, wishes, containers, say)
@@ -311,7 +331,7 @@ class Run:
 
     async def _do(self, step: Step, stream: Stream) -> None:
         name = await self._resolve(step.who)
-        fault = Fault(action=step.do, who=name, at_s=stream.now_s, is_fault=step.is_fault)
+        fault = Fault(action=step.do, who=name, at_s=stream.now_s)
         self.outcome.faults.append(fault)
         self.say(f"{stream.now_s:6.1f} s  {step.do} {name}")
         note = await self._carry_out(step, name)

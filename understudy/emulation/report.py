@@ -14,6 +14,10 @@ NOTICED_GAPS = 5.0
 """A time without an answer that is longer than this, and than so many usual ones, is a disturbance."""
 
 
+TOGETHER_S = 1.0
+"""Steps that follow one another so soon are judged by the same answers: nobody can tell which did what."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """Moments are seconds since the stream began.
@@ -34,18 +38,17 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """A step of a scenario that was carried out. `what`: in words; `note`: what could not be done as asked."""
+    """A step of a scenario that was carried out. `note`: what could not be done as asked."""
 
     action: str
     who: str
     at_s: float
-    is_fault: bool = True
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disturbance:
-    """What came of a fault until the next one.
+    """What came of a fault until the next step.
 
     Attributes:
         silence_s: the longest time without an answer.
@@ -124,7 +127,7 @@ class Outcome:
         listed = []
         begins = [fault.at_s for fault in self.faults]
         for number, fault in enumerate(self.faults):
-            until = next((at_s for at_s in begins[number + 1 :] if at_s > fault.at_s), self.elapsed_s)
+            until = next((at_s for at_s in begins[number + 1 :] if at_s > fault.at_s + TOGETHER_S), self.elapsed_s)
             seen = disturbance(self.answers, fault.at_s, until)
             listed.append(
                 {
@@ -201,7 +204,11 @@ def _warning(busy: float) -> str:
 
 
 def _fault(fault: dict[str, Any]) -> str:
-    healed = "not seen to heal" if fault["healed_ms"] is None else f"well again after {fault['healed_ms']:g} ms"
+    healed = (
+        "not well again before the next step"
+        if fault["healed_ms"] is None
+        else f"well again after {fault['healed_ms']:g} ms"
+    )
     if fault["healed_ms"] == 0:
         healed = "nothing was noticed"
     degraded = ", ".join(f"{count} by {name}" for name, count in fault["degraded"].items())

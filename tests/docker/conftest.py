@@ -1,0 +1,32 @@
+"""Everything here needs a Docker engine, and is skipped with the reason where none answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from understudy.emulation.engine import check_engine
+from understudy.emulation.errors import EmulationError
+
+HERE = Path(__file__).parent
+
+# Its image cannot be pulled everywhere, and what it does the tests do: they remove their containers.
+os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.docker)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine() -> str:
+    """Its version."""
+    try:
+        return asyncio.run(check_engine())
+    except EmulationError as error:
+        pytest.skip(str(error))
