@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from understudy.emulation.engine import check_engine
+from understudy.emulation.engine import build, check_engine
 from understudy.emulation.errors import EmulationError
+from understudy.emulation.project import IMAGE
+from understudy.emulation.rehearsal import sources_folder
 
 HERE = Path(__file__).parent
 
@@ -30,3 +32,12 @@ def engine() -> str:
         return asyncio.run(check_engine())
     except EmulationError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def image(engine: str) -> str:
+    """That of the emulation, as it is now."""
+    sources = sources_folder()
+    assert sources is not None
+    asyncio.run(build(sources, IMAGE, index_url=os.environ.get("PIP_INDEX_URL")))
+    return IMAGE

@@ -131,3 +131,28 @@ def test_links_are_as_slow_as_they_are_said_to_be(tmp_path: Path) -> None:
         assert buckets == [1_250_000, 1_250_000]  # to the hub, and to the other node
         running.process.send_signal(signal.SIGINT)
         running.end()
+
+
+@pytest.mark.timeout(RUN_S + STEP_S)
+def test_without_the_right_to_shape_links_a_container_says_so_and_ends(image: str, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    written = Emulation(tmp_path, "--nodes", "2", "--write", str(folder))
+    assert written.end()[0] == 0
+    done = subprocess.run(
+        [
+            "docker",
+            "run",
+            "--rm",
+            "--cap-drop",
+            "NET_ADMIN",
+            "-v",
+            f"{folder}/node1:/run/member:ro",
+            image,
+        ],
+        capture_output=True,
+        timeout=60,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 78
+    assert "links cannot be shaped here (the container needs cap_add: NET_ADMIN" in done.stderr

@@ -13,10 +13,11 @@ import yaml
 
 from broker.server import find_binary
 from planner.cluster import Cluster, NodeSpec
+from planner.plan import Plan
 from understudy.emulation.default import FILE, default_compose
 from understudy.emulation.errors import EmulationError
 from understudy.emulation.project import BROKER_BYTES, PROCESS_BYTES, Layout, Place, Project, links_of, make_project
-from understudy.emulation.rehearsal import Wishes
+from understudy.emulation.rehearsal import Wishes, choose_window
 from understudy.planfiles import load_cluster
 
 NODES = tuple(NodeSpec(name=name, memory_bytes=64 << 20, flops_per_s=1e9) for name in ("attic", "barn", "cellar"))
@@ -188,3 +189,22 @@ def test_more_nodes_than_can_be_emulated_are_refused() -> None:
 
 def test_the_default_compose_file_is_the_one_that_the_code_writes() -> None:
     assert FILE.read_text() == default_compose(), "run: python -m understudy.emulation.default"
+
+
+@pytest.mark.parametrize(
+    ("bottleneck_s", "latency_s", "window"),
+    [(0.0, 0.0, 64), (0.001, 0.01, 64), (0.1, 0.4, 20), (0.75, 3.75, 9), (0.001, 1.0, 64)],
+)
+def test_so_many_frames_are_under_way_as_keep_the_links_busy(
+    bottleneck_s: float, latency_s: float, window: int
+) -> None:
+    plan = Plan(
+        stages=(),
+        steps=(),
+        objective="bottleneck",
+        bottleneck_s=bottleneck_s,
+        latency_s=latency_s,
+        lower_bound_s=0.0,
+        solve_s=0.0,
+    )
+    assert choose_window(plan) == window

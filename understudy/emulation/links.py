@@ -24,6 +24,7 @@ from understudy.planfiles import load_cluster
 
 SIDE_M = 150.0
 BANDWIDTH_FACTOR = 283_230.0
+"""SEIFER's square, and the factor of its bandwidth."""
 
 MOST_NODES = 64
 HEADROOM = 1.3

@@ -106,10 +106,12 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """Files by their path in the project's folder, and where clients connect, with credentials: not for logs."""
+    """Files by their path in the project's folder, and where clients connect, with credentials: not for logs.
+    `system_url`: of the brokers' own account; None where there is none."""
 
     files: Mapping[str, File]
     client_url: str = field(repr=False)
+    system_url: str | None = field(repr=False)
 
 
 def links_of(layout: Layout, name: str) -> dict[str, Link]:
@@ -147,12 +149,12 @@ def make_project(layout: Layout) -> Project:
     files["compose.yaml"] = File(text=to_yaml(compose_document(layout)), private=False)
     described = to_yaml(cluster_document(layout.cluster))
     files |= {path: File(text=described, private=False) for path in ("cluster.yaml", f"{CONTROLLER}/cluster.yaml")}
-    [url] = [
-        url.replace(f"{hub}:{broker.port}", f"127.0.0.1:{layout.place.port}")
-        for name, url in broker.environment(broker.client).items()
-        if name == "UNDERSTUDY_BROKER"
-    ]
-    return Project(files=files, client_url=url)
+    here = f"127.0.0.1:{layout.place.port}"
+    urls = broker.environment(broker.client)
+    if isinstance(broker, NatsConfig):
+        urls |= broker.environment(broker.system)
+    urls = {name: url.replace(f"{hub}:{broker.port}", here) for name, url in urls.items()}
+    return Project(files=files, client_url=urls["UNDERSTUDY_BROKER"], system_url=urls.get("UNDERSTUDY_SYSTEM_BROKER"))
 
 
 def cluster_document(cluster: Cluster) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import secrets
 import shutil
@@ -16,13 +17,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from broker.cluster import is_mesh
 from broker.connect import connect as connect_broker
 from broker.errors import BrokerError
 from broker.folder import TemporaryFolder
 from broker.port import Broker
 from planner.chain import Chain
 from planner.cluster import Cluster
-from planner.plan import NoPlanError
+from planner.plan import NoPlanError, Plan
 from planner.solve import solve
 from stages.bundle import Bundle, write_bundle
 from understudy.bundles import load_model, open_bundle
@@ -55,10 +57,13 @@ READY_S = 240.0
 WHOLE_S = 60.0
 FRAME_S = 90.0
 LOOK_S = 0.2
+MOST_WINDOW = 64
+QUEUE_S = 2.0
 AFTER_S = 2.0
 """How long to stream on after the last step has healed."""
 
 BROKER_AGAIN_S = 1.0
+MESH_S = 1.0
 _PREFIX = "understudy-emulation-"
 _KEPT_PREFIX = "understudy-kept-"
 """Another one: folders of the first are removed with the process that made them, or by the next one."""
@@ -70,7 +75,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What a run is asked for. `frames`, `seconds`: at least so many, so long; `rate_per_s` 0: as fast as it goes.
+    """What a run is asked for. `frames`, `seconds`: at least so many, so long; `rate_per_s` 0: as fast as it goes;
+    `window`: frames under way at most, 0: as many as the links can carry without a long queue.
 
     Attributes:
         memory_bytes, cpus: of nodes of which the cluster does not tell them. No memory: so little that the network is
@@ -87,6 +93,7 @@ class Wishes:
     frames: int = 0
     seconds: float = 20.0
     rate_per_s: float = 20.0
+    window: int = 0
     mqtt: bool = False
     keep: bool = False
     image: str | None = None
@@ -141,10 +148,21 @@ async def prepare(wishes: Wishes, folder: Path, place: Place) -> Prepared:
     except NoPlanError as error:
         raise EmulationError(f"no plan fits these nodes: {error}") from error
     outcome.planned_per_s = 1 / plan.bottleneck_s if plan.bottleneck_s else None
+    outcome.window = wishes.window or choose_window(plan)
     project = make_project(layout)
     for path, file in project.files.items():
         _write(folder / path, file)
     return Prepared(folder=folder, layout=layout, project=project, samples=samples, outcome=outcome)
+
+
+def choose_window(plan: Plan) -> int:
+    """Frames under way: half as many again as keep every step busy, and more only where they are through in a moment.
+    What waits for many seconds is sent again, by those who cannot know that it is only waiting, and makes a slow link
+    slower."""
+    if plan.bottleneck_s <= 0:
+        return MOST_WINDOW
+    busy = math.ceil(1.5 * plan.latency_s / plan.bottleneck_s) + 1
+    return min(MOST_WINDOW, max(busy, int(QUEUE_S / plan.bottleneck_s)))
 
 
 def _machines(wishes: Wishes, chain: Chain, samples: Samples, outcome: Outcome) -> tuple[Cluster, dict[str, float]]:
@@ -281,13 +299,25 @@ class Run:
                     self.prepared.project.client_url, name="understudy-emulate"
                 )
                 document = await self._status()
-                missing = self._missing(document)
+                missing = self._missing(document) or await self._unconnected()
                 if not missing:
                     self.outcome.stages = stage_lines(document or {"nodes": []})
                     return
             await asyncio.sleep(LOOK_S)
         words = await self.stack.last_words(self.layout.container(CONTROLLER))
         raise EmulationError(f"not ready after {READY_S:g} s: {missing}; the controller says: {words}")
+
+    async def _unconnected(self) -> str:
+        """Brokers send to their neighbours alone: until all have found each other, activations get lost."""
+        url = self.prepared.project.system_url
+        if not self.layout.mesh or url is None:
+            return ""
+        system = await connect_broker(url, name="understudy-emulate-system")
+        try:
+            whole = await is_mesh(system, len(self.layout.cluster.nodes) + 1, listen_s=MESH_S)
+        finally:
+            await system.close()
+        return "" if whole else "the brokers have not found each other"
 
     async def close(self) -> None:
         if self._broker is not None:
@@ -299,7 +329,13 @@ class Run:
         url, pipeline = self.prepared.project.client_url, self.layout.pipeline
         try:
             async with connect(url, pipeline, timeout_s=FRAME_S) as client:
-                stream = Stream(client, self.prepared.samples.samples, self.outcome, rate_per_s=self.wishes.rate_per_s)
+                stream = Stream(
+                    client,
+                    self.prepared.samples.samples,
+                    self.outcome,
+                    rate_per_s=self.wishes.rate_per_s,
+                    window=self.outcome.window,
+                )
                 await stream.listen(self._broker, pipeline)
                 before = load.cpu_times()
                 async with asyncio.TaskGroup() as group:

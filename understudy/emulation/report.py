@@ -75,6 +75,7 @@ class Outcome:
     cores: int = 0
     ready_s: float = 0.0
     planned_per_s: float | None = None
+    window: int = 0
     stages: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -112,6 +113,7 @@ class Outcome:
             "seconds": round(self.elapsed_s, 3),
             "frames_per_s": round(len(self.answers) / self.elapsed_s, 3) if self.elapsed_s else None,
             "planned_frames_per_s": self.planned_per_s and round(self.planned_per_s, 3),
+            "window": self.window,
             "latency_ms": {
                 name: _ms(share, latencies) for name, share in (("median", 0.5), ("p95", 0.95), ("p99", 0.99))
             },
@@ -186,7 +188,7 @@ def text(document: dict[str, Any]) -> str:
             "degraded",
             f"{degraded}" + (f" ({document['degraded_right']} of them right)" if document["degraded"] else ""),
         ),
-        ("throughput", f"{document['frames_per_s']} frames/s" + (f"; planned: {planned} at most" if planned else "")),
+        ("throughput", f"{document['frames_per_s']} frames/s" + (f"; planned: {planned}" if planned else "")),
         ("latency", f"{latency['median']} ms median, {latency['p95']} ms p95, {latency['p99']} ms p99"),
         (
             "this machine",
@@ -210,7 +212,7 @@ def _fault(fault: dict[str, Any]) -> str:
         else f"well again after {fault['healed_ms']:g} ms"
     )
     if fault["healed_ms"] == 0:
-        healed = "nothing was noticed"
+        healed = "nothing unusual"
     degraded = ", ".join(f"{count} by {name}" for name, count in fault["degraded"].items())
     parts = [f"longest silence {fault['silence_ms']:g} ms", healed, degraded, fault["note"]]
     return f"{fault['action']} {fault['who']} at {fault['at_s']:.1f} s: {'; '.join(part for part in parts if part)}"

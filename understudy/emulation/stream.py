@@ -16,15 +16,13 @@ from understudy.client import Client, FrameRejectedError, FrameTimeoutError
 from understudy.emulation.report import Answer, Outcome
 from understudy.emulation.samples import Sample
 
-WINDOW = 64
-"""Frames under way, at most."""
-
 SETTLE_S = 1.0
 """How long after the last answer a second one is waited for."""
 
 
 class Stream:
-    """`run` publishes until it is told to end; every frame is then answered, or given up by the client library."""
+    """`run` publishes until it is told to end; every frame is then answered, or given up by the client library.
+    At most `window` frames are under way."""
 
     def __init__(
         self,
@@ -33,7 +31,7 @@ class Stream:
         outcome: Outcome,
         *,
         rate_per_s: float,
-        window: int = WINDOW,
+        window: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._samples, self._outcome = client, samples, outcome
