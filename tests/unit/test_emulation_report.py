@@ -81,6 +81,11 @@ def test_a_frame_that_is_answered_twice_is_not_kept() -> None:
     assert not outcome(twice=1).kept
 
 
+def test_throughput_does_not_count_the_time_that_the_first_frame_takes() -> None:
+    told = answers([4.0, 5.0, 6.0, 7.0])
+    assert outcome(answers=told, published=4).document()["frames_per_s"] == 1.0
+
+
 def test_nothing_published_is_nothing_kept() -> None:
     assert not Outcome().kept
 

@@ -97,6 +97,12 @@ class Outcome:
         """Every frame was answered once, rightly or labelled as degraded."""
         return bool(self.published) and not (self.lost or self.twice or self.wrong or self.errors.total())
 
+    @property
+    def frames_per_s(self) -> float | None:
+        """From the first answer to the last: not the time in which the first frame fills the pipeline."""
+        times = [answer.at_s for answer in self.answers]
+        return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else None
+
     def document(self) -> dict[str, Any]:
         """As JSON values."""
         latencies = sorted(answer.at_s - answer.sent_s for answer in self.answers)
@@ -111,7 +117,7 @@ class Outcome:
             "degraded": dict(self.degraded),
             "degraded_right": sum(answer.right for answer in self.answers if answer.degraded),
             "seconds": round(self.elapsed_s, 3),
-            "frames_per_s": round(len(self.answers) / self.elapsed_s, 3) if self.elapsed_s else None,
+            "frames_per_s": self.frames_per_s and round(self.frames_per_s, 3),
             "planned_frames_per_s": self.planned_per_s and round(self.planned_per_s, 3),
             "window": self.window,
             "latency_ms": {
