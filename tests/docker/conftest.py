@@ -10,8 +10,8 @@ import pytest
 
 from understudy.emulation.engine import build, check_engine
 from understudy.emulation.errors import EmulationError
+from understudy.emulation.preparation import sources_folder
 from understudy.emulation.project import IMAGE
-from understudy.emulation.rehearsal import sources_folder
 
 HERE = Path(__file__).parent
 

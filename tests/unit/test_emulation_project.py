@@ -16,8 +16,8 @@ from planner.cluster import Cluster, NodeSpec
 from planner.plan import Plan
 from understudy.emulation.default import FILE, default_compose
 from understudy.emulation.errors import EmulationError
+from understudy.emulation.preparation import Wishes, choose_window
 from understudy.emulation.project import BROKER_BYTES, PROCESS_BYTES, Layout, Place, Project, links_of, make_project
-from understudy.emulation.rehearsal import Wishes, choose_window
 from understudy.planfiles import load_cluster
 
 NODES = tuple(NodeSpec(name=name, memory_bytes=64 << 20, flops_per_s=1e9) for name in ("attic", "barn", "cellar"))

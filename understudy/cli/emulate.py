@@ -11,7 +11,7 @@ import typer
 from understudy.cli.common import JsonOption, run
 
 if TYPE_CHECKING:
-    from understudy.emulation.rehearsal import Wishes
+    from understudy.emulation.preparation import Wishes
     from understudy.emulation.report import Outcome
 
 INTERRUPTED = 130
@@ -73,7 +73,7 @@ def emulate(
     """
     from understudy.cli.quantities import size_option
     from understudy.emulation.links import make_cluster
-    from understudy.emulation.rehearsal import Wishes, sources_folder
+    from understudy.emulation.preparation import Wishes, sources_folder
     from understudy.emulation.scenario import load_scenario
     from understudy.logs import set_up_logs
     from understudy.settings import read_settings
@@ -120,8 +120,8 @@ async def _rehearse(wishes: Wishes, outcomes: list[Outcome]) -> None:
 
 async def _write(wishes: Wishes, folder: Path) -> None:
     from understudy.emulation.errors import EmulationError
+    from understudy.emulation.preparation import prepare
     from understudy.emulation.project import Place
-    from understudy.emulation.rehearsal import prepare
 
     if (folder / "cluster.yaml").exists():
         raise EmulationError(f"{folder} holds a project already: choose another folder")
