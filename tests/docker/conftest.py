@@ -39,5 +39,5 @@ def image(engine: str) -> str:
     """That of the emulation, as it is now."""
     sources = sources_folder()
     assert sources is not None
-    asyncio.run(build(sources, IMAGE, index_url=os.environ.get("PIP_INDEX_URL")))
+    asyncio.run(build(sources, IMAGE))
     return IMAGE

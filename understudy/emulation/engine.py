@@ -93,12 +93,11 @@ async def check_engine() -> str:
     return version.strip()
 
 
-async def build(sources: Path, image: str, *, index_url: str | None) -> None:
-    """Build the image; what has not changed is not built again."""
-    arguments = ["build", "--quiet", "-f", str(sources / "compose" / "Dockerfile"), "-t", image]
-    if index_url:
-        arguments += ["--build-arg", f"PIP_INDEX_URL={index_url}"]
-    await docker(*arguments, str(sources), timeout_s=BUILD_S)
+async def build(sources: Path, image: str) -> None:
+    """Build the image; what has not changed is not built again. docker itself hands $PIP_INDEX_URL on."""
+    file = str(sources / "compose" / "Dockerfile")
+    arguments = ("--quiet", "--build-arg", "PIP_INDEX_URL", "-f", file, "-t", image)
+    await docker("build", *arguments, str(sources), timeout_s=BUILD_S)
 
 
 async def used_subnets() -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
 import tempfile
@@ -36,7 +35,7 @@ async def rehearse(wishes: Wishes, say: Say) -> Outcome:
         if sources is None:
             raise EmulationError("the image is built from the sources, which are not here: use a checkout, or --image")
         say("building the image (minutes the first time, seconds when only the code has changed) ...")
-        await engine.build(sources, IMAGE, index_url=os.environ.get("PIP_INDEX_URL"))
+        await engine.build(sources, IMAGE)
     if wishes.keep:
         return await _rehearse(wishes, Path(tempfile.mkdtemp(prefix=_KEPT_PREFIX)), say)
     with TemporaryFolder.make(_PREFIX) as parent:
