@@ -119,7 +119,7 @@ class NatsCluster:
         system = await connect(self.servers[0].system_url, name="understudy-cluster")
         try:
             async with asyncio.timeout(MESH_TIMEOUT_S):
-                while not await _is_mesh(system, len(self.servers)):
+                while not await is_mesh(system, len(self.servers)):
                     pass
         except TimeoutError as error:
             raise ServerStartError(f"the servers have not found each other in {MESH_TIMEOUT_S:g} s") from error
@@ -175,13 +175,15 @@ class _Answers:
             self.all_there.set()
 
 
-async def _is_mesh(system: Broker, count: int) -> bool:
+async def is_mesh(system: Broker, count: int, *, listen_s: float = _LISTEN_S) -> bool:
+    """Whether each of so many servers has routes to all others, and says so within `listen_s`; `system` is connected to
+    the system account."""
     answers = _Answers(count, set(), asyncio.Event())
     inbox = system.new_inbox()
     subscription = await system.subscribe(inbox, answers)
     try:
         await system.publish(_ROUTES, b"{}", reply=inbox)
-        async with asyncio.timeout(_LISTEN_S):
+        async with asyncio.timeout(listen_s):
             await answers.all_there.wait()
     except (TimeoutError, BrokerError):
         return False

@@ -235,11 +235,12 @@ _CONTROLLER_SYSTEM = Rights(
 """What `broker.nats_presence` needs: who is connected, and to end the connection of a head that hangs."""
 
 
-def render(users: Sequence[User], *, mqtt: bool = False) -> str:
-    """The accounts with these users, in nats-server's configuration syntax. `mqtt`: they may come by MQTT too."""
+def render(users: Sequence[User], *, mqtt: bool = False, jetstream: bool = True) -> str:
+    """The accounts with these users, in nats-server's configuration syntax. `mqtt`: they may come by MQTT too.
+    `jetstream`: the server stores what they want stored."""
     lines = ["accounts {"]
     for account in ACCOUNTS:
-        stream = "" if account == "SYS" else "jetstream: enabled"
+        stream = "jetstream: enabled" if jetstream and account != "SYS" else ""
         lines += [f"  {account} {{", *([f"    {stream}"] if stream else []), "    users: ["]
         for user in users:
             if account in user.rights:

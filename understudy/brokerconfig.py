@@ -15,7 +15,7 @@ from broker.roles import Account, User, user_name
 _SERVER = """\
 # nats-server -c FILE. It holds passwords: keep it readable for its user alone.
 {urls}
-server_name: understudy
+server_name: {name}
 listen: "0.0.0.0:{port}"
 
 # The largest frame and the largest activation. The server's own default is 1 MB.
@@ -28,7 +28,7 @@ ping_max: 2
 
 # A lease tells which of several controllers serves, a record which version of the model. With durable delivery frames
 # and results are here too: give it a folder that outlives the machine's next start then.
-jetstream {{ store_dir: {store} }}
+{jetstream}
 {mqtt}
 # On a network that others reach, turn this on, and write tls:// in the URLs.
 # tls {{ cert_file: "server.pem", key_file: "server.key" }}
@@ -36,7 +36,7 @@ jetstream {{ store_dir: {store} }}
 # Anyone may publish frames and hear results. Without this line everybody needs one of the users.
 no_auth_user: client
 
-{accounts}"""
+{accounts}{cluster}"""
 
 _MQTT = """\
 
@@ -54,6 +54,8 @@ acl_file {acl}
 
 # Of what a receiver does not take at once, so many wait. More is dropped without a word; its own default is 1000.
 max_queued_messages 10000
+# A message leaves at once: without this one that follows another waits for its acknowledgement, 40 ms.
+set_tcp_nodelay true
 # Routes are announced again, and nothing else is retained: nothing needs a disk.
 persistence false
 
@@ -95,11 +97,14 @@ class BrokerConfig:
         parts += ["understudy measure, understudy update", *self._variables(self.operator)]
         return "\n".join(parts)
 
+    def environment(self, user: User, *hosts: str) -> dict[str, str]:
+        raise NotImplementedError
+
     def _for_clients(self) -> list[str]:
         raise NotImplementedError
 
     def _variables(self, user: User) -> list[str]:
-        raise NotImplementedError
+        return [f"  {name}={url}" for name, url in self.environment(user).items()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,28 +119,33 @@ class NatsConfig(BrokerConfig):
     def files(self, out: Path) -> Mapping[Path, str]:
         return {out: self.render()}
 
-    def render(self) -> str:
-        """The configuration, with `urls` in comments at its top."""
+    def render(self, *, name: str = "understudy", cluster: str = "") -> str:
+        """The configuration, with `urls` in comments at its top. `name`: of this one of several servers; `cluster`: how
+        it finds the others. A server of such a cluster stores nothing."""
         users = (self.client, self.operator, self.system, self.controller, *self.node_users)
         return _SERVER.format(
+            name=name,
             urls="\n".join(f"# {line}".rstrip() for line in self.urls().splitlines()),
             port=self.port,
-            store=f'"{self.store}"',
+            jetstream="" if cluster else f'jetstream {{ store_dir: "{self.store}" }}',
             mqtt="" if self.mqtt_port is None else _MQTT.format(port=self.mqtt_port),
-            accounts=roles.render(users, mqtt=self.mqtt_port is not None),
+            accounts=roles.render(users, mqtt=self.mqtt_port is not None, jetstream=not cluster),
+            cluster=cluster,
         )
 
     def _for_clients(self) -> list[str]:
         by_mqtt = "" if self.mqtt_port is None else f", or mqtt://{self.host}:{self.mqtt_port}"
         return [f"Clients: nats://{self.host}:{self.port}{by_mqtt}"]
 
-    def _variables(self, user: User) -> list[str]:
+    def environment(self, user: User, *hosts: str) -> dict[str, str]:
+        """What a process of that user is started with; it tries the hosts in this order."""
+        where = ",".join(f"{host}:{self.port}" for host in hosts or (self.host,))
         names: Mapping[Account, str] = {"DATA": "BROKER", "CTRL": "CONTROL_BROKER", "SYS": "SYSTEM_BROKER"}
-        return [
-            f"  UNDERSTUDY_{name}=nats://{user_name(user, account)}:{user.password}@{self.host}:{self.port}"
+        return {
+            f"UNDERSTUDY_{name}": f"nats://{user_name(user, account)}:{user.password}@{where}"
             for account, name in names.items()
             if account in user.rights
-        ]
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,8 +167,10 @@ class MosquittoConfig(BrokerConfig):
     def _for_clients(self) -> list[str]:
         return ["Clients", *self._variables(self.client)]
 
-    def _variables(self, user: User) -> list[str]:
-        return [f"  UNDERSTUDY_BROKER=mqtt://{user.name}:{user.password}@{self.host}:{self.port}"]
+    def environment(self, user: User, *hosts: str) -> dict[str, str]:
+        """What a process of that user is started with."""
+        where = ",".join(f"{host}:{self.port}" for host in hosts or (self.host,))
+        return {"UNDERSTUDY_BROKER": f"mqtt://{user.name}:{user.password}@{where}"}
 
 
 def write_private(files: Mapping[Path, str]) -> None:

@@ -20,11 +20,9 @@ import onnx
 from planner.chain import Chain
 from planner.cluster import Cluster, NodeSpec
 from stages.graph import ModelGraph
+from understudy.emulation.links import BANDWIDTH_FACTOR, SIDE_M
 
 MB = 1_000_000
-SIDE_M = 150.0
-BANDWIDTH_FACTOR = 283_230.0
-"""SEIFER's square, and the factor of its bandwidth log2(1 + 283230 / d^2) Mbit/s at a distance of d metres."""
 
 Family = Literal["published", "mesh", "star", "hard"]
 

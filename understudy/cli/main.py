@@ -12,6 +12,7 @@ from understudy.cli.broker_config import broker_config
 from understudy.cli.common import fail
 from understudy.cli.controller import controller
 from understudy.cli.demo import demo
+from understudy.cli.emulate import emulate
 from understudy.cli.events import events
 from understudy.cli.fault import fault
 from understudy.cli.inspect import inspect
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 for command in (
     demo,
+    emulate,
     up,
     publish,
     watch,

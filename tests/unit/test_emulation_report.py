@@ -1,0 +1,134 @@
+"""What an emulation reports of what a client saw."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import pytest
+
+from stages.graph import ModelGraph
+from understudy.data import digits_bundle, digits_frames
+from understudy.emulation.load import busy_share, cpu_times
+from understudy.emulation.report import Answer, Fault, Outcome, disturbance, text
+from understudy.emulation.samples import make_samples
+from understudy.result import FrameFailure, Result
+
+
+def answers(times: Iterable[float], technique: str = "none", *, right: bool = True) -> list[Answer]:
+    return [Answer(sent_s=at_s - 0.01, at_s=at_s, technique=technique, right=right) for at_s in times]
+
+
+def steady(first: float, last: float) -> list[float]:
+    """Every 50 ms."""
+    return [first + number * 0.05 for number in range(round((last - first) / 0.05))]
+
+
+def test_a_silence_is_measured_and_so_is_its_end() -> None:
+    seen = disturbance(answers([*steady(0, 3), *steady(4.5, 10)]), 3.0, 10.0)
+    assert seen.silence_s == pytest.approx(1.5, abs=0.06)
+    assert seen.healed_s == pytest.approx(1.5, abs=0.06)
+
+
+def test_degraded_answers_are_not_yet_healed() -> None:
+    told = [*answers(steady(0, 3)), *answers(steady(3.1, 4), "skip"), *answers(steady(4, 8))]
+    seen = disturbance(told, 3.0, 8.0)
+    assert seen.silence_s < 0.2
+    assert seen.healed_s == pytest.approx(0.95, abs=0.06)
+    assert seen.degraded == {"skip": 18}
+
+
+def test_what_nobody_noticed_is_healed_at_once() -> None:
+    assert disturbance(answers(steady(0, 8)), 3.0, 8.0).healed_s == 0.0
+
+
+@pytest.mark.parametrize("after", [[], answers(steady(4, 8), "skip")], ids=["silent", "degraded"])
+def test_what_lasts_to_the_end_is_not_healed(after: list[Answer]) -> None:
+    assert disturbance([*answers(steady(0, 3)), *after], 3.0, 8.0).healed_s is None
+
+
+def test_a_slow_stream_is_no_silence() -> None:
+    assert disturbance(answers([0.0, 1.0, 2.0, 3.0, 4.0, 5.0]), 2.5, 5.5).healed_s == 0.0
+
+
+def outcome(**more: object) -> Outcome:
+    own = Outcome(published=160, elapsed_s=8.0, answers=answers(steady(0, 8)), cores=2, cpu_busy=0.5)
+    for name, value in more.items():
+        setattr(own, name, value)
+    return own
+
+
+def test_a_run_in_which_every_frame_was_answered_rightly_is_kept() -> None:
+    assert outcome().kept
+    assert "kept: every frame was answered once" in text(outcome().document())
+
+
+def test_a_degraded_answer_that_says_so_is_kept_and_a_wrong_one_is_not() -> None:
+    labelled = [*answers(steady(0, 7.95)), *answers([7.96], "exit", right=False)]
+    assert outcome(answers=labelled).kept
+    unlabelled = [*answers(steady(0, 7.95)), *answers([7.96], right=False)]
+    assert not outcome(answers=unlabelled).kept
+    assert outcome(answers=unlabelled).document()["wrong"] == 1
+
+
+def test_a_frame_without_an_answer_is_lost() -> None:
+    own = outcome(published=161)
+    assert (own.lost, own.kept) == (1, False)
+    assert "1 lost" in text(own.document())
+
+
+def test_a_frame_that_is_answered_twice_is_not_kept() -> None:
+    assert not outcome(twice=1).kept
+
+
+def test_throughput_does_not_count_the_time_that_the_first_frame_takes() -> None:
+    told = answers([4.0, 5.0, 6.0, 7.0])
+    assert outcome(answers=told, published=4).document()["frames_per_s"] == 1.0
+
+
+def test_nothing_published_is_nothing_kept() -> None:
+    assert not Outcome().kept
+
+
+def test_each_fault_is_judged_until_the_next_one() -> None:
+    faults = [Fault(action="kill", who="a", at_s=2.0), Fault(action="start", who="a", at_s=5.0)]
+    told = answers([*steady(0, 2), *steady(3, 8)])
+    document = outcome(answers=told, published=len(told), faults=faults).document()
+    assert json.loads(json.dumps(document)) == document
+    kill, start = document["faults"]
+    assert kill["silence_ms"] == pytest.approx(1000, abs=60)
+    assert start["healed_ms"] == 0.0
+    assert "kill a at 2.0 s: longest silence" in text(document)
+
+
+def test_steps_at_the_same_time_are_judged_together() -> None:
+    faults = [Fault(action="kill", who=who, at_s=at_s) for who, at_s in (("a", 2.0), ("b", 2.2))]
+    told = answers([*steady(0, 2), *steady(4, 8)])
+    document = outcome(answers=told, published=len(told), faults=faults).document()
+    assert [fault["silence_ms"] > 1700 for fault in document["faults"]] == [True, True]
+
+
+def test_busy_cores_are_said_to_be_what_may_limit() -> None:
+    assert "the cores, not the links" in text(outcome(cpu_busy=0.97).document())
+    assert "the cores, not the links" not in text(outcome(cpu_busy=0.5).document())
+
+
+def test_the_share_of_the_cores_is_one_of_all() -> None:
+    before = cpu_times()
+    sum(range(200_000))
+    share = busy_share(before, cpu_times())
+    assert share is None or 0 <= share <= 1
+    assert busy_share((10.0, 100.0), (40.0, 160.0)) == 0.5
+
+
+def test_answers_are_held_against_the_whole_network() -> None:
+    bundle = digits_bundle()
+    made = make_samples(bundle, ModelGraph.load(bundle.model_path, shapes=bundle.manifest.shapes))
+    labels = digits_frames()[1]
+    said = [max(sample.scores, key=lambda name, own=sample: own.scores[name]) for sample in made.samples]
+    assert sum(a == b for a, b in zip(said, labels, strict=False)) > 0.9 * len(said)
+    for sample, index in zip(made.samples, said, strict=True):
+        assert sample.is_right(Result(id="f", class_index=index))
+        assert not sample.is_right(Result(id="f", class_index=(index + 1) % 10))
+        assert not sample.is_right(Result(id="f", class_index=index, error=FrameFailure(code="failed", reason="x")))
+    assert made.seconds > 0

@@ -1,0 +1,243 @@
+"""A cluster of containers that is up: frames are streamed through it, and a scenario is carried out meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from broker.cluster import is_mesh
+from broker.connect import connect as connect_broker
+from broker.errors import BrokerError
+from broker.port import Broker
+from understudy.client import connect
+from understudy.demo import stage_lines
+from understudy.discovery import UnknownPipelineError, statuses
+from understudy.emulation import load
+from understudy.emulation.engine import Stack
+from understudy.emulation.errors import EmulationError
+from understudy.emulation.preparation import Prepared, Wishes
+from understudy.emulation.project import CONTROLLER, HUB, Layout, links_of
+from understudy.emulation.report import Fault, Outcome
+from understudy.emulation.scenario import REPAIRS, TAKES_AWAY, Step, resolve
+from understudy.emulation.stream import Stream
+from understudy.emulation.traffic import Link, commands
+
+READY_S = 240.0
+WHOLE_S = 60.0
+FRAME_S = 90.0
+LOOK_S = 0.2
+AFTER_S = 2.0
+"""How long to stream on after the last step has healed."""
+
+BROKER_AGAIN_S = 1.0
+MESH_S = 1.0
+_BEYOND_BYTES_PER_S = 1.25e9
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Run:
+    """A cluster that is up, or coming up."""
+
+    prepared: Prepared
+    wishes: Wishes
+    stack: Stack
+    say: Say
+    _away: set[str] = field(default_factory=set)
+    _roles: dict[str, str] = field(default_factory=dict)
+    _broker: Broker | None = None
+    _over: bool = False
+
+    @property
+    def layout(self) -> Layout:
+        return self.prepared.layout
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.prepared.outcome
+
+    async def open(self) -> None:
+        """Connect, and wait until every node is there and all spares are loaded.
+
+        Raises:
+            EmulationError: a container has ended; or it takes too long. Says what is missing.
+        """
+        missing = "no broker answers"
+        deadline_s = time.monotonic() + READY_S
+        while time.monotonic() < deadline_s:
+            if ended := await self.stack.ended():
+                name, words = next(iter(ended.items()))
+                raise EmulationError(f"the container of {name} has ended: {words or 'it said nothing'}")
+            with contextlib.suppress(BrokerError):
+                self._broker = self._broker or await connect_broker(
+                    self.prepared.project.client_url, name="understudy-emulate"
+                )
+                document = await self._status()
+                missing = self._missing(document) or await self._unconnected()
+                if not missing:
+                    self.outcome.stages = stage_lines(document or {"nodes": []})
+                    return
+            await asyncio.sleep(LOOK_S)
+        words = await self.stack.last_words(self.layout.container(CONTROLLER))
+        raise EmulationError(f"not ready after {READY_S:g} s: {missing}; the controller says: {words}")
+
+    async def _unconnected(self) -> str:
+        """Brokers send to their neighbours alone: until all have found each other, activations get lost."""
+        url = self.prepared.project.system_url
+        if not self.layout.mesh or url is None:
+            return ""
+        system = await connect_broker(url, name="understudy-emulate-system")
+        try:
+            whole = await is_mesh(system, len(self.layout.cluster.nodes) + 1, listen_s=MESH_S)
+        finally:
+            await system.close()
+        return "" if whole else "the brokers have not found each other"
+
+    async def close(self) -> None:
+        if self._broker is not None:
+            await self._broker.close()
+
+    async def play(self) -> None:
+        """Stream, and carry out the scenario meanwhile."""
+        assert self._broker is not None  # noqa: S101 - open comes first
+        url, pipeline = self.prepared.project.client_url, self.layout.pipeline
+        try:
+            async with connect(url, pipeline, timeout_s=FRAME_S) as client:
+                stream = Stream(
+                    client,
+                    self.prepared.samples.samples,
+                    self.outcome,
+                    rate_per_s=self.wishes.rate_per_s,
+                    window=self.outcome.window,
+                )
+                await stream.listen(self._broker, pipeline)
+                before = load.cpu_times()
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(stream.run(lambda: self._over), name="stream")
+                    group.create_task(self._direct(stream), name="scenario")
+                self.outcome.cpu_busy = load.busy_share(before, load.cpu_times())
+        except UnknownPipelineError as error:
+            raise EmulationError(str(error)) from error
+        except ExceptionGroup as group_error:
+            raise group_error.exceptions[0] from None
+
+    async def _direct(self, stream: Stream) -> None:
+        try:
+            scenario = self.wishes.scenario
+            for step in () if scenario is None else scenario.for_nodes(self.layout.cluster.names):
+                if step.healed:
+                    await self._until_whole()
+                await asyncio.sleep(step.after)
+                await self._do(step, stream)
+            if scenario is not None:
+                await self._until_whole()
+                await asyncio.sleep(AFTER_S)
+            await asyncio.sleep(max(0.0, self.wishes.seconds - stream.now_s))
+            await stream.published_at_least(self.wishes.frames)
+        finally:
+            self._over = True
+
+    # ---- one step ----------------------------------------------------------------------------------------------
+
+    async def _do(self, step: Step, stream: Stream) -> None:
+        name = await self._resolve(step.who)
+        fault = Fault(action=step.do, who=name, at_s=stream.now_s)
+        self.outcome.faults.append(fault)
+        self.say(f"{stream.now_s:6.1f} s  {step.do} {name}")
+        note = await self._carry_out(step, name)
+        self.outcome.faults[-1] = replace(fault, note=note)
+
+    async def _carry_out(self, step: Step, name: str) -> str:
+        """A note, where it could not be done as asked."""
+        if step.do in TAKES_AWAY:
+            self._away.add(name)
+        note = ""
+        match step.do:
+            case "kill" | "start" | "restart" | "pause":
+                await self.stack.do(step.do, name)
+            case "resume":
+                await self.stack.do("unpause", name)
+            case "cut":
+                await self.stack.cut(name)
+            case "join":
+                await self.stack.join(name)
+                await self._restore(name)
+            case "slow":
+                note = await self._slow(step, name)
+            case "restore":
+                await self._restore(name)
+            case "kill-broker":
+                await self._kill_broker(name)
+        if step.do in (*REPAIRS.values(), "restart"):
+            self._away.discard(name)
+        return note
+
+    async def _slow(self, step: Step, name: str) -> str:
+        """Everything that leaves the node."""
+        netem = step.needs_netem and await self.stack.has_netem(name)
+        known = links_of(self.layout, name)
+        links = []
+        for peer in self.layout.names:
+            if peer == name:
+                continue
+            own = known.get(peer) or Link(address=self.layout.address(peer), bytes_per_s=_BEYOND_BYTES_PER_S)
+            rate = own.bytes_per_s if step.rate is None else min(step.rate, own.bytes_per_s)
+            links.append(replace(own, bytes_per_s=rate, delay_ms=step.delay * 1e3, loss_percent=step.loss))
+        await self.stack.shape(name, commands(links, netem=netem))
+        return "" if netem or not step.needs_netem else "no delay and no loss: this kernel has no netem"
+
+    async def _restore(self, name: str) -> None:
+        await self.stack.shape(name, commands(list(links_of(self.layout, name).values()), netem=False))
+
+    async def _kill_broker(self, name: str) -> None:
+        if name == HUB and self.layout.mqtt:
+            await self.stack.restart_hub(BROKER_AGAIN_S)
+        elif name == HUB or self.layout.mesh:
+            await self.stack.kill_broker(name)
+        else:
+            raise EmulationError(f"in a star {name} has no broker of its own: use the scenario kill-hub")
+
+    async def _resolve(self, who: str) -> str:
+        document = await self._status()
+        deadline_s = time.monotonic() + WHOLE_S
+        while document is None and time.monotonic() < deadline_s:
+            await asyncio.sleep(LOOK_S)
+            document = await self._status()
+        name = resolve(who, document or {"nodes": []}, self._roles)
+        self._roles[who] = name
+        return name
+
+    # ---- what is known of it -----------------------------------------------------------------------------------
+
+    async def _status(self) -> dict[str, Any] | None:
+        assert self._broker is not None  # noqa: S101 - open comes first
+        with contextlib.suppress(BrokerError):
+            return (await statuses(self._broker, until=self.layout.pipeline)).get(self.layout.pipeline)
+        return None
+
+    async def _until_whole(self) -> None:
+        """Or until that has taken too long, which is noted."""
+        deadline_s = time.monotonic() + WHOLE_S
+        while missing := self._missing(await self._status()):
+            if time.monotonic() > deadline_s:
+                self.outcome.notes.append(f"not whole again after {WHOLE_S:g} s: {missing}")
+                return
+            await asyncio.sleep(LOOK_S)
+
+    def _missing(self, document: Mapping[str, Any] | None) -> str:
+        if document is None:
+            return "the controller does not answer"
+        alive = {node["name"] for node in document["nodes"] if node["alive"]}
+        absent = sorted(set(self.layout.cluster.names) - self._away - alive)
+        if absent:
+            return f"{', '.join(absent)} not there"
+        if document["state"] != "running":
+            return str(document["reason"])
+        if document["technique"] != "none":
+            return f"answers come by {document['technique']}"
+        return "" if document["prepared"] else "spares are being loaded"
