@@ -105,7 +105,8 @@ class FastTransport(Transport):
         """Close when what is buffered is sent, or after `LINGER_S`: a peer that takes nothing must not hold us up."""
         if self._transport is None:
             return
-        self._transport.close()
+        if not self._transport.is_closing():  # a TLS transport of Python 3.11.2 that is closed twice cannot be aborted
+            self._transport.close()
         if self._linger is not None:
             self._linger.cancel()
         self._linger = asyncio.get_running_loop().call_later(LINGER_S, self._transport.abort)

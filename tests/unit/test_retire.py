@@ -28,4 +28,7 @@ def test_a_head_that_holds_nothing_is_kept_until_the_next_one_leads() -> None:
     running.report("b", active_epoch=2)
     assert not isinstance(running.decide(), Retire)
     running.report("b", is_head=True)
+    assert not isinstance(running.decide(), Retire)
+    # The one before has handed over: what it says now of frames that it holds is its last word.
+    running.report("a", is_head=False)
     assert running.decide() == Retire(epoch=2)
