@@ -141,7 +141,8 @@ class Leadership:
         if self.head is not None and not self.leads and self.head.idle:
             await self._step_down()
             await self._unsubscribe_stale()
-        if self._shared and self._is_alone():
+        if self._shared and time.monotonic() - self._shared_since_s > SHARED_S:
+            self._shared.clear()
             await self._unsubscribe_stale()
 
     async def stop(self) -> None:
@@ -172,12 +173,6 @@ class Leadership:
         entries = await self._ask(pipeline, head, _WHAT)
         if standby is not None and standby is self._standby:
             standby.catch_up(entries)
-
-    def _is_alone(self) -> bool:
-        """Whether no other head finishes frames any more."""
-        if time.monotonic() - self._shared_since_s > SHARED_S:
-            self._shared.clear()
-        return not self._shared
 
     async def _begin_standby(self, pipeline: str, flow: FlowSettings) -> None:
         self._stands_by_since_s = time.monotonic()
