@@ -82,14 +82,6 @@ class Term:
         self._held = self._held or await self._lease.try_acquire()
         return self._held
 
-    async def _acquire(self, lease: Lease) -> bool:
-        try:
-            return await lease.try_acquire()
-        except NoRespondersError:
-            # The bucket is gone: the server was started anew.
-            await lease.prepare()
-            return await lease.try_acquire()
-
     async def _check(self, lease: Lease) -> None:
         try:
             await lease.check()
@@ -164,7 +156,9 @@ class Term:
         try:
             return await lease.renew() or await lease.try_acquire()
         except NoRespondersError:
-            return await self._acquire(lease)
+            # The bucket is gone: the server was started anew.
+            await lease.prepare()
+            return await lease.try_acquire()
 
     async def _give_back(self, lease: Lease) -> None:
         try:
