@@ -6,7 +6,6 @@ import pytest
 
 from planner.cluster import NodeSpec
 from recovery.decide import (
-    HAND_OVER_S,
     RETELL_AFTER_S,
     Announce,
     Bridge,
@@ -290,40 +289,6 @@ def test_frames_that_are_under_way_finish_before_the_route_before_is_over(runnin
     assert running.actions.count(Retire(epoch=2)) == 1
     assert not running.state.draining
     assert running.nodes["b"].deployments == {}
-
-
-def test_a_head_that_has_not_said_yet_that_it_has_handed_over_may_still_send_frames_the_old_way(
-    running: Cluster,
-) -> None:
-    running.report("a", leaving=True)
-    running.obedient = False
-    for _ in range(2):
-        running.step()
-    for name in ("b", "c"):
-        running.report(name, assigned_epoch=2, ready_epoch=2)
-    assert running.step() == Announce(epoch=2, drain=True)
-    running.report("c", active_epoch=2)
-    running.report("a", active_epoch=2)  # idle at this moment, and leads until it is asked
-    running.report("b", active_epoch=2, is_head=True)
-    assert not isinstance(running.decide(), Retire)
-    running.report("a", is_head=False, oldest_epoch=1, in_flight=16)
-    assert not isinstance(running.decide(), Retire)
-    running.report("a", oldest_epoch=0, in_flight=0)
-    assert running.decide() == Retire(epoch=2)
-
-
-def test_a_head_that_nobody_asks_to_hand_over_is_not_waited_for_for_ever(running: Cluster) -> None:
-    running.report("a", leaving=True)
-    running.obedient = False
-    for _ in range(2):
-        running.step()
-    for name in ("b", "c"):
-        running.report(name, assigned_epoch=2, ready_epoch=2)
-    running.step()
-    for name in ("a", "b", "c"):
-        running.report(name, active_epoch=2, is_head=name in ("a", "b"))
-    running.run(2 * HAND_OVER_S)
-    assert Retire(epoch=2) in running.actions
 
 
 def test_a_head_that_has_not_switched_yet_is_waited_for_too(running: Cluster) -> None:
