@@ -209,7 +209,7 @@ async def start(
     for number, (first, end) in enumerate(pairwise((*cuts, subject.spec.blocks)), start=1):
         model_path = folder / f"{subject.name}-{first}-{end}.onnx"
         model_path.write_bytes(graph.submodel(first, end))
-        options: list[str | Path | int] = ["--broker", server.url, "--model", model_path, "--spec", spec_path]
+        options: list[str | Path | int] = ["--broker", server.operator_url, "--model", model_path, "--spec", spec_path]
         options += ["--first", first, "--end", end, "--batch", batch, *(["--edges"] if edges else [])]
         argv = [sys.executable, "-m", "bench.delivery.stage", *map(str, options)]
         process = await spawn(argv, stdout=asyncio.subprocess.PIPE)
@@ -219,7 +219,7 @@ async def start(
             if await process.stdout.readline() != b"ready\n":
                 raise ChainError(f"the stage of blocks [{first}, {end}) did not start; its stderr says why")
         pids[f"node{number}"] = process.pid
-    broker = await connect(server.url, name="bare-publisher")
+    broker = await connect(server.operator_url, name="bare-publisher")
     stack.push_async_callback(broker.close)
     bare = Bare(subject, scores, broker, window=window, pids=pids, edges=edges)
     await bare.listen()
