@@ -10,7 +10,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,14 +140,18 @@ async def _open(
     window, folder = client_window(ours.flow, stages), scratch / f"{subject.name}.work"
     work = prepare(subject, scores, cuts=ours.cuts, window=window, scratch=scratch, folder=folder)
     sides = [Side(name=OURS, runs=Ours(ours, work), window=window)]
+    hang_up: list[Callable[[], None]] = []
     for name in systems:
         driver = Asked("bench.others.driver", name, str(folder), grace_s=SHUT_DOWN_S)
         sides.append(Side(name=name, runs=Theirs(await stack.enter_async_context(driver)), window=window))
+        hang_up.append(driver.hang_up)
     batch = 1
     if subject.spec.dynamic_batch:
         batching = await start(subject, stages, scores, settings=settings, stack=stack, prepared_s=PREPARED_S)
         batch, wide = batching.flow.batch, client_window(batching.flow, stages)
         sides.insert(1, Side(name=BATCHING, runs=Ours(batching, work), window=wide))
+    for end in hang_up:  # all of them before one is waited for
+        stack.callback(end)
     return Comparison(subject=subject, work=work, batch=batch, sides=sides)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,9 @@ def cluster(work: Work) -> Iterator[tuple[list[Any], list[int]]]:
             actors = [actor.remote(work.folder, number) for number in range(work.stages)]
             yield actors, ray.get([one.pid.remote() for one in actors])
         finally:
+            pids = _descendants(os.getpid())
             ray.shutdown()
+            _remove_semaphores(pids)
 
 
 def processes(actor_pids: Sequence[int]) -> dict[str, int]:
@@ -85,6 +87,15 @@ def processes(actor_pids: Sequence[int]) -> dict[str, int]:
         number = actor_pids.index(pid) + 1 if pid in actor_pids else None
         pids[f"ray {pid}" if number is None else f"stage{number}"] = pid
     return pids
+
+
+def _remove_semaphores(pids: Collection[int]) -> None:
+    """Those that Ray's processes have named after themselves: a compiled graph has two for each buffer, and leaves
+    them behind."""
+    for kind in ("hdr", "obj"):
+        for path in Path("/dev/shm").glob(f"sem.{kind}*-*"):  # noqa: S108 - where Linux has them
+            if path.name.removeprefix(f"sem.{kind}").partition("-")[0] in map(str, pids):
+                path.unlink(missing_ok=True)
 
 
 def _descendants(pid: int) -> set[int]:

@@ -21,6 +21,12 @@ def below(pid: int) -> set[int]:
     return found.union(*map(below, found))
 
 
+def semaphores(pids: set[int]) -> set[str]:
+    """In shared memory, named after one of the processes."""
+    names = {path.name for path in Path("/dev/shm").iterdir()}  # noqa: S108
+    return {name for name in names if any(name.startswith((f"sem.hdr{pid}-", f"sem.obj{pid}-")) for pid in pids)}
+
+
 @pytest.mark.parametrize("name", list(SYSTEMS))
 async def test_every_system_answers_all_frames_rightly_and_ends_with_all_of_its_processes(
     name: str, tmp_path: Path
@@ -32,7 +38,10 @@ async def test_every_system_answers_all_frames_rightly_and_ends_with_all_of_its_
     async with Asked("bench.others.driver", name, str(work.folder), grace_s=20.0) as driver:
         assert await driver.ask({"do": "check"}) == {"wrong": 0, "frames": len(subject.frames)}
         started = below(os.getpid())
+        named = semaphores(started)
         streamed = await driver.ask({"do": "stream", "seconds": 0.1})
     assert (streamed["wrong"], streamed["frames"] > 0) == (0, True)
     assert started
     assert {pid for pid in started if process_exists(pid)} == set()
+    assert semaphores(started) == set()
+    assert bool(named) == (name == "ray-graph")
