@@ -8,6 +8,7 @@ BENCHMARKS = {
     "memory": "what a stage takes in memory against what the planner reckons with",
     "planner": "random, greedy and SEIFER's plans against the proven optimum, and the planner's time",
     "recovery": "first answer and full accuracy after crashes and hangs, planned changes, decisions, and lost frames",
+    "scenarios": "throughput, accuracy and latency over time around each fault, on a cluster of containers",
     "throughput": "the pipeline against one onnxruntime process with the same threads, and the overhead per hop",
 }
 

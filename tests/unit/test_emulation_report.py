@@ -71,6 +71,12 @@ def test_the_first_answer_and_the_first_full_one_are_those_of_newer_epochs() -> 
     assert (seen.degraded_right, seen.degraded.total()) == (6, 6)
 
 
+def test_a_full_answer_between_degraded_ones_is_no_return_to_full_accuracy() -> None:
+    told = [*answers(steady(0, 3), epoch=4), *answers([3.2], epoch=5), *answers([3.3, 3.4], "skip", epoch=6)]
+    assert disturbance(told, 3.0, 3.5).full_s is None
+    assert disturbance([*told, *answers([3.6], epoch=7)], 3.0, 4.0).full_s == pytest.approx(0.6)
+
+
 def test_what_changed_no_plan_has_no_first_answer() -> None:
     seen = disturbance(answers(steady(0, 8), epoch=4), 3.0, 8.0)
     assert (seen.first_answer_s, seen.full_s) == (None, None)

@@ -2,7 +2,7 @@
 
 Two see it: the client, by its answers (`Answer`), and the controller, by its journal (`understudy.events.Episode`).
 The words are those of `bench.recovery`: the *first answer* is the first of a newer epoch than all before the fault, the
-*full* one the first of those that comes by no technique.
+*full* one the first of those that comes by no technique; here none may follow it that does, until the next step.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Disturbance:
         silence_s: the longest time without an answer that reaches into it.
         healed_s: from the fault to the end of the last disturbance; 0: none was seen; None: it lasted to the end.
         first_answer_s, full_s: from the fault to the first answer of a newer epoch, and to the first of those that is
-            not degraded.
+            not degraded and has no degraded one after it.
         degraded: answers by another technique than `none`; `degraded_right` of them were right all the same.
     """
 
@@ -96,11 +96,12 @@ def disturbance(answers: Sequence[Answer], began_s: float, ended_s: float) -> Di
     lasts = last_s == ended_s or (bool(seen) and seen[-1].degraded)
     epoch = max((answer.epoch for answer in answers if answer.at_s < began_s), default=0)
     newer = [answer for answer in seen if answer.epoch > epoch]
+    full = list(itertools.takewhile(lambda answer: not answer.degraded, reversed(newer)))
     return Disturbance(
         silence_s=max((b - a for a, b in gaps), default=0.0),
         healed_s=None if lasts else last_s - began_s,
         first_answer_s=next((answer.at_s - began_s for answer in newer), None),
-        full_s=next((answer.at_s - began_s for answer in newer if not answer.degraded), None),
+        full_s=full[-1].at_s - began_s if full else None,
         degraded=Counter(answer.technique for answer in seen if answer.degraded),
         degraded_right=sum(answer.right for answer in seen if answer.degraded),
     )
