@@ -71,7 +71,7 @@ def figures(runs: Sequence[Rehearsed], failed: Sequence[Failed]) -> list[Figure]
         none_of("answered with an error", sum(sum(each["errors"].values()) for each in documents)),
         figure("sent again by heads", _total(documents, "sent_again")),
         figure("degraded answers", degraded, note=f"{right} of them right all the same"),
-        figure("cores busy", max((each["cpu_busy"] or 0.0 for each in documents), default=None), "share, most"),
+        figure("cores busy", max((100 * (each["cpu_busy"] or 0) for each in documents), default=None), "%, at most"),
         none_of("scenarios that could not be carried out", len(failed), note="; ".join(one.name for one in failed)),
     ]
     return found
