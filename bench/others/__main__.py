@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from bench import harness
 from bench.asked import Asked
@@ -24,7 +25,7 @@ from bench.document import BusyMeter, document
 from bench.others import report
 from bench.others.comparison import BATCHING, OURS, Comparison, Ours, Side, Theirs
 from bench.others.plot import draw
-from bench.others.systems import INSTALL, SYSTEMS
+from bench.others.systems import SYSTEMS
 from bench.others.work import prepare
 from bench.pipeline import client_window, start
 from bench.planner.plot import MissingPlotterError, load_plotter
@@ -76,18 +77,17 @@ async def run(options: argparse.Namespace, console: Console) -> bool:
     """Measure and print; True where every answer was right."""
     busy, effort = BusyMeter(), QUICK if options.quick else FULL
     systems = [name for name, system in SYSTEMS.items() if not system.missing]
-    left_out = {name: f"{SYSTEMS[name].package} is not installed" for name in SYSTEMS if name not in systems}
-    for name, reason in left_out.items():
-        console.print(f"[yellow]{SYSTEMS[name].title} is left out:[/] {reason}: {INSTALL}", markup=True)
+    left_out = {system.title: system.hint for system in SYSTEMS.values() if system.missing}
+    for title, hint in left_out.items():
+        console.print(f"[yellow]{title} is left out:[/] {escape(hint)}", highlight=False)
     runs: list[Comparison] = []
-    missing: dict[str, str] = {}
     with harness.scratch() as (scratch, settings):
         for name in options.model:
             try:
                 subject = load(name, scratch)
             except MissingSubjectError as error:
                 console.print(f"[yellow]{name} is left out:[/] {error}", highlight=False)
-                missing[name] = str(error)
+                left_out[name] = str(error)
                 continue
             found = await measure(subject, options.stages, systems, effort, scratch, settings, console)
             report.show(console, found)
@@ -95,10 +95,10 @@ async def run(options: argparse.Namespace, console: Console) -> bool:
     if runs:
         report.show_promises(console, *zip(*((side.name, side.title) for side in runs[0].sides), strict=True))
     if options.json is not None:
-        found_in = {"left_out": left_out | missing, "subjects": [report.details(run) for run in runs]}
+        found_in = {"left_out": left_out, "subjects": [report.details(run) for run in runs]}
         packages = [*PACKAGES, *(name for name in OTHERS_PACKAGES if harness.installed(name))]
         made = document(
-            "others", report.figures(runs), found_in, quick=options.quick, packages=packages, busy=busy.read()
+            "others", report.figures(runs, left_out), found_in, quick=options.quick, packages=packages, busy=busy.read()
         )
         harness.write_json(options.json, made)
     if options.plot is not None and runs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -54,8 +54,12 @@ def verdict(run: Comparison) -> list[str]:
     return [f"{what}: {', '.join(sides)}" for what, sides in named if sides]
 
 
-def figures(runs: Sequence[Comparison]) -> list[Figure]:
-    """Nothing is wanted of a comparison but right answers."""
+def figures(runs: Sequence[Comparison], left_out: Mapping[str, str]) -> list[Figure]:
+    """Nothing is wanted of a comparison but right answers.
+
+    Args:
+        left_out: why, by what is not there.
+    """
     made = [none_of("answers that differ from the whole network's", sum(s.wrong for run in runs for s in run.sides))]
     for run in runs:
         for side in run.others:
@@ -65,7 +69,7 @@ def figures(runs: Sequence[Comparison]) -> list[Figure]:
             made.append(figure(f"{name}, frames/s", run.rate(side).median, "x", note=note))
             made.append(figure(f"{name}, CPU time of a frame", run.cpu(side).median, "x"))
             made.append(figure(f"{name}, latency of a single frame", run.latency(side).median, "x"))
-    return made
+    return made + [figure(what, None, note=f"left out: {reason}") for what, reason in left_out.items()]
 
 
 def details(run: Comparison) -> dict[str, Any]:

@@ -36,6 +36,11 @@ class System:
     def missing(self) -> bool:
         return bool(self.package) and find_spec(self.package) is None
 
+    @property
+    def hint(self) -> str:
+        """Of one that is missing."""
+        return f"the package {self.package} is not installed: {INSTALL}"
+
 
 SYSTEMS: Mapping[str, System] = {
     "whole": System(
@@ -46,7 +51,7 @@ SYSTEMS: Mapping[str, System] = {
         lacks="no re-send, no recovery, no second machine; the model must fit into one",
     ),
     "threads": System(
-        title="one process, T threads",
+        title="one process, several threads",
         start="bench.others.whole:start_pool",
         package="",
         broken="all are lost",
@@ -77,7 +82,7 @@ SYSTEMS: Mapping[str, System] = {
 """By the name that `bench.others.driver` takes."""
 
 OURS_BROKEN = "the head sends them again, another node answers"
-OURS_LACKS = "nothing of these: re-send, recovery, one visible result per frame"
+OURS_LACKS = "that a frame is computed only once; one result of it is published in any case"
 
 
 def open_system(name: str, work: Work) -> AbstractContextManager[Any]:

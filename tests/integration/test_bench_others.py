@@ -10,7 +10,7 @@ import pytest
 from bench.asked import Asked
 from bench.delivery.models import scores_of
 from bench.harness import children
-from bench.others.systems import INSTALL, SYSTEMS
+from bench.others.systems import SYSTEMS
 from bench.others.work import prepare
 from bench.subjects import load
 from broker.process import process_exists
@@ -27,12 +27,13 @@ def semaphores(pids: set[int]) -> set[str]:
     return {name for name in names if any(name.startswith((f"sem.hdr{pid}-", f"sem.obj{pid}-")) for pid in pids)}
 
 
+@pytest.mark.timeout(240)  # Ray starts a dozen processes
 @pytest.mark.parametrize("name", list(SYSTEMS))
 async def test_every_system_answers_all_frames_rightly_and_ends_with_all_of_its_processes(
     name: str, tmp_path: Path
 ) -> None:
     if SYSTEMS[name].missing:
-        pytest.skip(f"{SYSTEMS[name].package} is not installed: {INSTALL}")
+        pytest.skip(SYSTEMS[name].hint)
     subject = load("digits", tmp_path)
     work = prepare(subject, scores_of(subject), cuts=(0, 1, 2), window=4, scratch=tmp_path, folder=tmp_path / "work")
     async with Asked("bench.others.driver", name, str(work.folder), grace_s=20.0) as driver:

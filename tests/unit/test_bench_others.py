@@ -152,16 +152,18 @@ def test_the_report_says_where_others_are_faster(run: Comparison) -> None:
 
 
 def test_headlines_are_wrong_answers_and_ratios_with_what_is_not_promised(run: Comparison) -> None:
-    wrong, *compared = figures([run])
+    wrong, *compared, absent = figures([run], {"resnet32": "no such file"})
     assert (wrong.value, wrong.met) == (2, False)
     (rate,) = (one for one in compared if one.name == "digits: ZeroMQ PUSH/PULL / Understudy, frames/s")
     assert rate.value == pytest.approx(2.0)
     assert "no re-send" in (rate.note or "")
+    assert (absent.name, absent.value, absent.note) == ("resnet32", None, "left out: no such file")
 
 
 def test_what_is_not_installed_is_missing_and_the_rest_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systems, "find_spec", lambda package: None if package == "ray" else object())
     assert [name for name, system in systems.SYSTEMS.items() if system.missing] == ["ray", "ray-graph"]
+    assert "ray is not installed: pip install" in systems.SYSTEMS["ray"].hint
 
 
 def test_quick_leaves_out_a_model_and_models_may_be_named() -> None:
