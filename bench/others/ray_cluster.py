@@ -47,8 +47,9 @@ def cluster(work: Work) -> Iterator[tuple[list[Any], list[int]]]:
     """Start Ray and an actor for each stage, with one CPU each; gives the actors and their processes. Ray must not have
     been imported before: it reads the environment then.
 
-    Nothing is reported to anybody, there is no dashboard, and what Ray writes is removed. Its workers have the priority
-    of everybody else: Ray's own choice, less than that, would be a handicap on a busy machine.
+    Nothing is reported to anybody, there is no dashboard, and what Ray writes is removed. It listens on all addresses
+    of the machine, hence a token of its own. Its workers have the priority of everybody else: Ray's own choice, less
+    than that, would be a handicap on a busy machine.
     """
     os.environ.update(
         RAY_USAGE_STATS_ENABLED="0",
