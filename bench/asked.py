@@ -85,6 +85,9 @@ class Asked:
         assert process is not None
         assert process.stdin is not None
         assert process.stdout is not None
+        ended = AskedError(f"{self._module} has ended; its stderr says why")
+        if process.returncode is not None:  # uvloop refuses to write then, asyncio does not
+            raise ended
         try:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
@@ -92,5 +95,5 @@ class Asked:
         except TimeoutError:
             raise AskedError(f"{self._module} does not answer within {ANSWER_TIMEOUT_S:.0f} s") from None
         if not line:
-            raise AskedError(f"{self._module} has ended; its stderr says why")
+            raise ended
         return json.loads(line)

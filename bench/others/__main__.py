@@ -50,7 +50,7 @@ class Effort:
     singles_s: float
 
 
-QUICK = Effort(models=("digits", "resnet50"), rounds=3, slice_s=0.3, slow_slice_s=0.5, singles_s=0.1)
+QUICK = Effort(models=("digits", "resnet50"), rounds=3, slice_s=0.25, slow_slice_s=0.4, singles_s=0.1)
 FULL = Effort(models=("digits", "resnet32", "resnet50"), rounds=7, slice_s=1.0, slow_slice_s=2.5, singles_s=0.3)
 
 

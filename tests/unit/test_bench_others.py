@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.asked import Asked, AskedError
 from bench.others import systems
 from bench.others.__main__ import parse
 from bench.others.comparison import BATCHING, OURS, Comparison, Side, answers
@@ -179,3 +180,11 @@ def test_an_unknown_model_and_a_single_stage_are_refused(
     with pytest.raises(SystemExit):
         parse(arguments)
     assert arguments[0] in capsys.readouterr().err
+
+
+async def test_a_process_that_has_ended_is_an_error_that_names_it(capfd: pytest.CaptureFixture[str]) -> None:
+    async with Asked("bench.reference", "digits") as asked:  # an argument is missing
+        for _ in range(2):
+            with pytest.raises(AskedError, match=r"bench\.reference has ended"):
+                await asked.ask({"scores": True})
+    assert "SCRATCH" in capfd.readouterr().err
