@@ -192,6 +192,17 @@ def machine(packages: Collection[str]) -> dict[str, Any]:
     }
 
 
+def installed(package: str) -> bool:
+    """Whether a distribution of that name is there."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2, default=_plain) + "\n")

@@ -17,14 +17,16 @@ from understudy.client import connect
 from understudy.demo import stage_lines
 from understudy.discovery import UnknownPipelineError, statuses
 from understudy.emulation import load
+from understudy.emulation.disturbance import Fault
 from understudy.emulation.engine import Stack
 from understudy.emulation.errors import EmulationError
 from understudy.emulation.preparation import Prepared, Wishes
 from understudy.emulation.project import CONTROLLER, HUB, Layout, links_of
-from understudy.emulation.report import Fault, Outcome
+from understudy.emulation.report import Outcome
 from understudy.emulation.scenario import REPAIRS, TAKES_AWAY, Step, resolve
 from understudy.emulation.stream import Stream
 from understudy.emulation.traffic import Link, commands
+from understudy.events import EventError, parse_episode, read_journal
 
 READY_S = 240.0
 WHOLE_S = 60.0
@@ -121,19 +123,32 @@ class Run:
                     group.create_task(stream.run(lambda: self._over), name="stream")
                     group.create_task(self._direct(stream), name="scenario")
                 self.outcome.cpu_busy = load.busy_share(before, load.cpu_times())
+            await self._read_journal()
         except UnknownPipelineError as error:
             raise EmulationError(str(error)) from error
         except ExceptionGroup as group_error:
-            raise group_error.exceptions[0] from None
+            raise _first_of(group_error) from None
+
+    async def _read_journal(self) -> None:
+        assert self._broker is not None  # noqa: S101 - open comes first
+        try:
+            records = await read_journal(self._broker, self.layout.pipeline)
+            self.outcome.episodes = [parse_episode(record) for record in records]
+        except (BrokerError, EventError) as error:
+            self.outcome.notes.append(f"the controller's journal is missing: {error}")
 
     async def _direct(self, stream: Stream) -> None:
         try:
             scenario = self.wishes.scenario
-            for step in () if scenario is None else scenario.for_nodes(self.layout.cluster.names):
-                if step.healed:
-                    await self._until_whole()
-                await asyncio.sleep(step.after)
-                await self._do(step, stream)
+            async with asyncio.TaskGroup() as group:
+                for step in () if scenario is None else scenario.for_nodes(self.layout.cluster.names):
+                    if step.healed:
+                        await self._until_whole()
+                    await asyncio.sleep(step.after)
+                    asked_at = time.time()
+                    await self._do(step, stream)
+                    # Beside what follows: the next step may be due at once, and the engine forgets its events soon.
+                    group.create_task(self._set_moment(len(self.outcome.faults) - 1, asked_at), name="moment")
             if scenario is not None:
                 await self._until_whole()
                 await asyncio.sleep(AFTER_S)
@@ -151,6 +166,13 @@ class Run:
         self.say(f"{stream.now_s:6.1f} s  {step.do} {name}")
         note = await self._carry_out(step, name)
         self.outcome.faults[-1] = replace(fault, note=note)
+
+    async def _set_moment(self, number: int, asked_at: float) -> None:
+        """A fault began when the engine had done it, not when it was asked to."""
+        fault = self.outcome.faults[number]
+        with contextlib.suppress(EmulationError):
+            if (at := await self.stack.moment(fault.action, fault.who, since=asked_at)) is not None:
+                self.outcome.faults[number] = replace(fault, at_s=at - self.outcome.began_at)
 
     async def _carry_out(self, step: Step, name: str) -> str:
         """A note, where it could not be done as asked."""
@@ -241,3 +263,9 @@ class Run:
         if document["technique"] != "none":
             return f"answers come by {document['technique']}"
         return "" if document["prepared"] else "spares are being loaded"
+
+
+def _first_of(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
