@@ -33,6 +33,7 @@ from stages.intake import Intake
 from stages.ledger import Arrival, Held, Ledger
 from stages.order import Ordering
 from stages.outlet import Answer, Outlet
+from stages.patience import Patience
 from stages.results import Provenance, ResultMaker, dead_letter_json, result_json
 from stages.way import Way
 
@@ -93,8 +94,7 @@ class Head:
         self._followed: dict[int, _Followed] = {}
         self._now: _Followed | None = None
         self._wake = asyncio.Event()
-        self._progress_s = time.perf_counter()
-        self._newest_back_s = 0.0  # when the newest frame that is back was sent
+        self._patience = Patience(flow.resend_after_s, most_doublings=flow.max_attempts - 1)
         self._answering: set[asyncio.Future[None]] = set()
         self._taken: list[Arrival] = []  # out of the queue, and not in flight yet
         self._letters = Allowance(LETTERS_PER_S, LETTERS_AT_ONCE)
@@ -164,24 +164,25 @@ class Head:
         self._followed[way.epoch] = self._now
         self.counters.latency_s = 0.0
         if not drain:
-            await self._send_all_again()
+            await self._send_all_again(once=True)  # nobody takes what comes of older copies
         self._wake.set()
 
     async def send_again(self) -> None:
         """What is in flight may be lost: a node was disconnected for a moment."""
         if self._now is not None:
-            await self._send_all_again()
+            await self._send_all_again(once=False)
 
-    async def _send_all_again(self) -> None:
-        """Oldest first, in batches, as if they had just arrived."""
+    async def _send_all_again(self, *, once: bool) -> None:
+        """Oldest first, in batches, as if they had just arrived. `once`: one copy of each can be answered."""
         assert self._now is not None  # noqa: S101 - follow has set it
         held = [frame for frame in self._ledger.oldest() if self._same_model(frame) or await self._decode_anew(frame)]
         if not held:
             return
         log.info("frames-sent-again", frames=len(held), epoch=self._now.way.epoch)
+        self._patience.restart(time.perf_counter())
         batch = self._now.way.flow.batch
         for start in range(0, len(held), batch):
-            await self._send_again(held[start : start + batch])
+            await self._send_again(held[start : start + batch], time.perf_counter(), once=once)
 
     def _same_model(self, frame: Held) -> bool:
         return self._now is not None and frame.model == self._now.way.model
@@ -260,13 +261,22 @@ class Head:
             return  # of a way that is over: its frames were sent again
         if isinstance(outcome, Failure):
             failed = FrameError(outcome.code, outcome.reason)
+            self._note_back(outcome.frames)
             await self._answer([(tag, failed) for tag in outcome.frames], followed)
         else:
             check(outcome, followed.way.spec)
             answers = followed.results.answers(outcome.tensors, len(outcome.frames))
+            self._note_back(outcome.frames)
             await self._answer(list(zip(outcome.frames, answers, strict=True)), followed)
-        self._progress_s = time.perf_counter()
         self._wake.set()
+
+    def _note_back(self, tags: Sequence[FrameTag]) -> None:
+        now = time.perf_counter()
+        self._patience.heard(now)
+        for tag in tags:
+            frame = self._ledger.held.get(tag.id)
+            if frame is not None:
+                self._patience.answered(frame, now)
 
     def on_connection(self, up: bool) -> None:
         """The connection to the broker was lost, or is there again."""
@@ -362,35 +372,34 @@ class Head:
         if group:
             await way.send(join(group))
 
-    async def _send_again(self, frames: Sequence[Held]) -> None:
-        now = time.perf_counter()
+    async def _send_again(self, frames: Sequence[Held], now: float, *, once: bool) -> None:
         for frame in frames:
-            frame.sent_s = now
+            frame.sent_s, frame.once = now, once
         self.counters.sent_again += len(frames)
         await self._dispatch(frames)
 
     async def _watch(self) -> None:
-        """Send again what seems lost. A frame that has been away for long is lost if nothing at all comes back, or if
-        one that was sent later is back (a pipeline answers in order). The patience doubles with every attempt up to the
-        last; a stored frame has more, with that patience, since what is stored was promised."""
+        """Send again what seems lost (see `stages.patience`). After the last attempt a frame is given up, and so is one
+        that was away for as long while nothing came back; but for stored ones, since what is stored was promised."""
         while True:
             await asyncio.sleep(CHECK_LOST_S)
             now = time.perf_counter()
-            for frame in self._ledger.oldest():
-                doublings = min(frame.attempts, self._settings.max_attempts) - 1
-                patience = self._settings.resend_after_s * 2**doublings
-                overtaken = frame.sent_s < self._newest_back_s
-                stalled = now - self._progress_s > patience
-                if now - frame.sent_s < patience or not (overtaken or stalled):
-                    continue
+            for frame in self._patience.lost(list(self._ledger.oldest()), now):
                 if frame.attempts >= self._settings.max_attempts and not frame.acks:
-                    reason = f"no answer from the stages after {frame.attempts} attempts"
-                    await self._answer([(FrameTag(frame.id), FrameError("timeout", reason))], self._now)
+                    await self._give_up(frame, f"after {frame.attempts} attempts")
                     continue
                 frame.attempts += 1
                 log.warning("frame-sent-again", id=frame.id, attempt=frame.attempts)
                 if self._same_model(frame) or await self._decode_anew(frame):
-                    await self._send_again([frame])
+                    await self._send_again([frame], now, once=False)
+            if self._patience.expired >= self._settings.max_attempts:
+                for frame in self._ledger.oldest():
+                    if now - frame.sent_s >= self._patience.in_all_s and not frame.acks:
+                        await self._give_up(frame, f"in {now - frame.sent_s:.0f} s, nor of any other frame")
+
+    async def _give_up(self, frame: Held, tried: str) -> None:
+        reason = f"no answer from the stages {tried}"
+        await self._answer([(FrameTag(frame.id), FrameError("timeout", reason))], self._now)
 
     async def _answer(
         self, outcomes: Sequence[tuple[FrameTag, dict[str, Any] | FrameError]], followed: _Followed | None
@@ -401,7 +410,6 @@ class Head:
         for tag, outcome in outcomes:
             frame = self._ledger.release(tag.id)
             if frame is not None:
-                self._newest_back_s = max(self._newest_back_s, frame.sent_s)
                 answers.append(self._make_answer(frame, tag, outcome, followed))
         await self._put(answers)
         if self.counters.answered_epoch > epoch_before or (followed is not self._now and not self._ledger.held):

@@ -419,6 +419,28 @@ async def test_a_frame_that_does_not_come_back_is_sent_again_and_given_up_after_
     assert pipeline.head.in_flight == 0
 
 
+async def test_while_nothing_comes_back_the_oldest_frame_alone_is_sent_again_and_all_are_given_up(start: Start) -> None:
+    pipeline = await start(resend_after_s=0.01, max_attempts=3)
+    names = ["one", "two", "three"]
+    for number, name in enumerate(names):
+        await pipeline.publish(npy(number), name)
+    results = [await pipeline.result() for _ in names]
+    assert [(result["id"], result["error"]["code"]) for result in results] == [(name, "timeout") for name in names]
+    assert pipeline.stages.ids == ["one", "two", "three", "one", "one"]
+    assert "nor of any other frame" in results[-1]["error"]["reason"]
+
+
+async def test_all_that_was_lost_is_sent_again_when_the_oldest_is_back(start: Start) -> None:
+    pipeline = await start(resend_after_s=0.01, max_attempts=100)
+    for number, name in enumerate(["one", "two", "three"]):
+        await pipeline.publish(npy(number), name)
+    await eventually(lambda: bool(pipeline.stages.ids[3:] == ["one"]))
+    await pipeline.head.on_outcome(outcome("one"))
+    await eventually(lambda: pipeline.stages.ids[-2:] == ["two", "three"] and len(pipeline.stages.ids) > 4)
+    await pipeline.head.on_outcome(outcome("two", "three"))
+    assert [(await pipeline.result())["id"] for _ in range(3)] == ["one", "two", "three"]
+
+
 async def test_a_frame_that_was_sent_again_is_answered_once(start: Start) -> None:
     pipeline = await start(resend_after_s=0.01, max_attempts=100)
     await pipeline.publish(npy(1), "slow")
