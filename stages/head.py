@@ -1,7 +1,8 @@
 """The head: takes frames from the input subject, holds each until its result is out, publishes results.
 
-At most `window` frames are in flight: that is the back-pressure. Frames above it wait in a bounded queue; when that is
-full a frame is answered with the error `overloaded` at once, and never dropped silently.
+At most `window` frames are in flight, and fewer where they would wait for seconds (`stages.pace`): that is the
+back-pressure. Frames above it wait in a bounded queue; when that is full a frame is answered with the error
+`overloaded` at once, and never dropped silently.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from stages.intake import Intake
 from stages.ledger import Arrival, Held, Ledger
 from stages.order import Ordering
 from stages.outlet import Answer, Outlet
+from stages.pace import Pace
 from stages.patience import Patience
 from stages.results import Provenance, ResultMaker, dead_letter_json, result_json
 from stages.way import Way
@@ -62,9 +64,10 @@ Decoded = dict[str, Tensor] | FrameError
 
 @dataclass(frozen=True, slots=True)
 class _Followed:
-    """A way that frames were sent on, with what reads frames and makes results for its model."""
+    """A way that frames were sent on, with what reads frames and makes results for its model, and how many it takes."""
 
     way: Way
+    pace: Pace
     intake: Intake
     results: ResultMaker
 
@@ -152,10 +155,11 @@ class Head:
         """Frames go this way from now on. With `drain` those in flight finish on theirs; otherwise the older ways are
         over, and what is in flight is sent again."""
         before = self._now
+        pace = Pace(first=way.flow.first or way.flow.window, most=way.flow.window)
         if before is not None and before.way.model == way.model:
-            self._now = _Followed(way, before.intake, before.results)
+            self._now = _Followed(way, pace, before.intake, before.results)
         else:
-            self._now = _Followed(way, Intake(way.spec), ResultMaker(way.spec, self._settings.top_k))
+            self._now = _Followed(way, pace, Intake(way.spec), ResultMaker(way.spec, self._settings.top_k))
         if drain:
             in_use = {frame.epoch for frame in self._ledger.held.values()}
             self._followed = {epoch: item for epoch, item in self._followed.items() if epoch in in_use}
@@ -261,22 +265,24 @@ class Head:
             return  # of a way that is over: its frames were sent again
         if isinstance(outcome, Failure):
             failed = FrameError(outcome.code, outcome.reason)
-            self._note_back(outcome.frames)
+            self._note_back(outcome.frames, followed)
             await self._answer([(tag, failed) for tag in outcome.frames], followed)
         else:
             check(outcome, followed.way.spec)
             answers = followed.results.answers(outcome.tensors, len(outcome.frames))
-            self._note_back(outcome.frames)
+            self._note_back(outcome.frames, followed)
             await self._answer(list(zip(outcome.frames, answers, strict=True)), followed)
         self._wake.set()
 
-    def _note_back(self, tags: Sequence[FrameTag]) -> None:
+    def _note_back(self, tags: Sequence[FrameTag], followed: _Followed) -> None:
         now = time.perf_counter()
         self._patience.heard(now)
         for tag in tags:
             frame = self._ledger.held.get(tag.id)
             if frame is not None:
                 self._patience.answered(frame, now)
+                if frame.once and frame.epoch == followed.way.epoch:
+                    followed.pace.answered(sent_s=frame.sent_s, now_s=now)
 
     def on_connection(self, up: bool) -> None:
         """The connection to the broker was lost, or is there again."""
@@ -293,7 +299,7 @@ class Head:
         while True:
             # Answers that wait for their turn count: an order is not restored at the cost of memory.
             busy = self.in_flight + (self._order.waiting if self._order else 0)
-            free = 0 if self._now is None else self._now.way.flow.window - busy
+            free = 0 if self._now is None else self._now.pace.frames - busy
             if self._now is None or free <= 0 or not self._ledger.waiting:
                 self._wake.clear()
                 await self._wake.wait()

@@ -95,6 +95,7 @@ class Pipeline:
         *,
         window: int = 100,
         batch: int = 1,
+        first: int = 0,
         drain: bool = False,
         model: BlobRef = BLOB,
         spec: PipelineSpec | None = None,
@@ -105,7 +106,7 @@ class Pipeline:
             epoch=epoch,
             model=model,
             spec=spec or self.spec,
-            flow=Flow(window=window, batch=batch),
+            flow=Flow(window=window, batch=batch, first=first),
             provenance=Provenance(epoch=epoch, **provenance),
             send=stages or self.stages,
         )
@@ -417,6 +418,19 @@ async def test_a_frame_that_does_not_come_back_is_sent_again_and_given_up_after_
     assert pipeline.stages.ids == ["lost"] * 3
     assert (await pipeline.replies.next()).subject == "answer.1"
     assert pipeline.head.in_flight == 0
+
+
+async def test_a_few_frames_are_in_flight_at_first_and_with_each_answer_that_comes_soon_one_more(start: Start) -> None:
+    pipeline = await start()
+    await pipeline.follow(2, window=5, first=2)
+    for number in range(20):
+        await pipeline.publish(npy(number), f"f{number}")
+    await pipeline.sent(2)
+    await pipeline.head.on_outcome(outcome("f0", "f1", epoch=2))
+    await pipeline.sent(2 + 4)
+    await pipeline.head.on_outcome(outcome("f2", "f3", epoch=2))
+    await pipeline.sent(2 + 4 + 3)
+    assert pipeline.head.in_flight == 5
 
 
 async def test_while_nothing_comes_back_the_oldest_frame_alone_is_sent_again_and_all_are_given_up(start: Start) -> None:
