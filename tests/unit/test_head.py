@@ -580,7 +580,7 @@ async def test_a_frame_that_is_sent_again_while_ways_are_drained_takes_the_newes
     pipeline = await start(resend_after_s=0.01, max_attempts=100)
     route = Stages()
     await pipeline.publish(npy(1), "slow")
-    await pipeline.sent(1)
+    await eventually(lambda: "slow" in pipeline.stages.ids)
     await pipeline.follow(2, route, drain=True)
     await eventually(lambda: "slow" in route.ids)
     assert pipeline.head.oldest_epoch == 2
