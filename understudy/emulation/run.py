@@ -31,6 +31,8 @@ from understudy.events import EventError, parse_episode, read_journal
 READY_S = 240.0
 WHOLE_S = 60.0
 FRAME_S = 90.0
+"""A frame without an answer for so long, and for three times as long as the plan takes for a full window, is lost."""
+
 LOOK_S = 0.2
 AFTER_S = 2.0
 """How long to stream on after the last step has healed."""
@@ -109,7 +111,7 @@ class Run:
         assert self._broker is not None  # noqa: S101 - open comes first
         url, pipeline = self.prepared.project.client_url, self.layout.pipeline
         try:
-            async with connect(url, pipeline, timeout_s=FRAME_S) as client:
+            async with connect(url, pipeline, timeout_s=self._frame_s()) as client:
                 stream = Stream(
                     client,
                     self.prepared.samples.samples,
@@ -136,6 +138,10 @@ class Run:
             self.outcome.episodes = [parse_episode(record) for record in records]
         except (BrokerError, EventError) as error:
             self.outcome.notes.append(f"the controller's journal is missing: {error}")
+
+    def _frame_s(self) -> float:
+        planned_per_s = self.outcome.planned_per_s
+        return FRAME_S if planned_per_s is None else max(FRAME_S, 3 * self.outcome.window / planned_per_s)
 
     async def _direct(self, stream: Stream) -> None:
         try:
