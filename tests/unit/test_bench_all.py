@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import html
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -121,6 +125,30 @@ def test_one_that_takes_too_long_is_interrupted_and_may_clean_up(
     ran = run_one(program(code), tmp_path)
     assert (ran.state, ran.why) == ("failed", "it had not ended after 1 s")
     assert "cleaned up" in ran.log
+
+
+def test_ctrl_c_lets_the_one_that_runs_clean_up_and_ends(tmp_path: Path) -> None:
+    pytest.importorskip("jinja2", reason="pip install jinja2")
+    child = (
+        "import time\nprint('up', flush=True)\ntry:\n    time.sleep(600)\nfinally:\n    print('cleaned up', flush=True)"
+    )
+    code = (
+        "import sys\nfrom bench.__main__ import main\nfrom bench.jobs import Job\n"
+        f"Job.command = lambda job, out: ['-c', {child!r}]\n"
+        f"sys.exit(main(['all', '--quick', '--only', 'planner', '--out', {str(tmp_path)!r}]))"
+    )
+    log = tmp_path / "planner.log"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as running:
+        deadline_s = time.monotonic() + 60
+        while not (log.exists() and "up" in log.read_text()):
+            assert running.poll() is None
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        out, _ = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "interrupted" in out
+    assert "cleaned up" in log.read_text()
 
 
 def test_what_cannot_run_here_is_skipped_with_the_reason_and_the_rest_is_run(

@@ -82,6 +82,10 @@ def test_what_changed_no_plan_has_no_first_answer() -> None:
     assert (seen.first_answer_s, seen.full_s) == (None, None)
 
 
+def test_without_an_answer_before_it_nobody_knows_the_first_one_after_a_fault() -> None:
+    assert disturbance(answers(steady(3.4, 8), epoch=4), 3.0, 8.0).first_answer_s is None
+
+
 def test_a_silence_begins_with_the_last_answer_before_the_fault() -> None:
     assert disturbance(answers([1.0, 2.0, 2.9, 4.0, 5.0]), 3.5, 4.5).silence_s == pytest.approx(1.1)
 

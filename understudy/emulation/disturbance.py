@@ -94,8 +94,9 @@ def disturbance(answers: Sequence[Answer], began_s: float, ended_s: float) -> Di
     last_s = max(disturbed, default=began_s)
     # The last gap, and a last answer that was degraded, may go on beyond the end.
     lasts = last_s == ended_s or (bool(seen) and seen[-1].degraded)
-    epoch = max((answer.epoch for answer in answers if answer.at_s < began_s), default=0)
-    newer = [answer for answer in seen if answer.epoch > epoch]
+    # Where no answer came before, nobody knows which epoch is a newer one.
+    epoch = max((answer.epoch for answer in answers if answer.at_s < began_s), default=None)
+    newer = [] if epoch is None else [answer for answer in seen if answer.epoch > epoch]
     full = list(itertools.takewhile(lambda answer: not answer.degraded, reversed(newer)))
     return Disturbance(
         silence_s=max((b - a for a, b in gaps), default=0.0),
