@@ -63,13 +63,15 @@ class Disturbance:
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """Everything that a run has found out."""
+    """Everything that a run has found out. `streamed_s`: when the last frame was published; `elapsed_s`: when all were
+    answered."""
 
     published: int = 0
     answers: list[Answer] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
     twice: int = 0
     faults: list[Fault] = field(default_factory=list)
+    streamed_s: float = 0.0
     elapsed_s: float = 0.0
     cpu_busy: float | None = None
     cores: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,7 +51,6 @@ class Run:
     _away: set[str] = field(default_factory=set)
     _roles: dict[str, str] = field(default_factory=dict)
     _broker: Broker | None = None
-    _over: bool = False
 
     @property
     def layout(self) -> Layout:
@@ -104,43 +103,61 @@ class Run:
 
     async def play(self) -> None:
         """Stream, and carry out the scenario meanwhile."""
+        wishes = self.wishes
+        await self._stream(self.outcome, self._direct, rate_per_s=wishes.rate_per_s, window=self.outcome.window)
+
+    async def stream(self, seconds: float, window: int, *, frames: int = 0) -> Outcome:
+        """Stream at full rate with so many frames under way, at least so long and so many; all are answered at the end.
+        Nothing goes wrong on purpose."""
+
+        async def wait(stream: Stream) -> None:
+            await asyncio.sleep(seconds)
+            await stream.published_at_least(frames)
+
+        outcome = Outcome(cores=self.outcome.cores, planned_per_s=self.outcome.planned_per_s, window=window)
+        await self._stream(outcome, wait, rate_per_s=0.0, window=window)
+        return outcome
+
+    async def _stream(
+        self, outcome: Outcome, until: Callable[[Stream], Awaitable[None]], *, rate_per_s: float, window: int
+    ) -> None:
         assert self._broker is not None  # noqa: S101 - open comes first
         url, pipeline = self.prepared.project.client_url, self.layout.pipeline
+        over = asyncio.Event()
+        before = load.cpu_times()
+
+        async def end(stream: Stream) -> None:
+            try:
+                await until(stream)
+            finally:
+                over.set()
+                outcome.streamed_s = stream.now_s
+                outcome.cpu_busy = load.busy_share(before, load.cpu_times())
+
         try:
             async with connect(url, pipeline, timeout_s=FRAME_S) as client:
-                stream = Stream(
-                    client,
-                    self.prepared.samples.samples,
-                    self.outcome,
-                    rate_per_s=self.wishes.rate_per_s,
-                    window=self.outcome.window,
-                )
+                stream = Stream(client, self.prepared.samples.samples, outcome, rate_per_s=rate_per_s, window=window)
                 await stream.listen(self._broker, pipeline)
-                before = load.cpu_times()
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(stream.run(lambda: self._over), name="stream")
-                    group.create_task(self._direct(stream), name="scenario")
-                self.outcome.cpu_busy = load.busy_share(before, load.cpu_times())
+                    group.create_task(stream.run(over.is_set), name="stream")
+                    group.create_task(end(stream), name="scenario")
         except UnknownPipelineError as error:
             raise EmulationError(str(error)) from error
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
 
     async def _direct(self, stream: Stream) -> None:
-        try:
-            scenario = self.wishes.scenario
-            for step in () if scenario is None else scenario.for_nodes(self.layout.cluster.names):
-                if step.healed:
-                    await self._until_whole()
-                await asyncio.sleep(step.after)
-                await self._do(step, stream)
-            if scenario is not None:
+        scenario = self.wishes.scenario
+        for step in () if scenario is None else scenario.for_nodes(self.layout.cluster.names):
+            if step.healed:
                 await self._until_whole()
-                await asyncio.sleep(AFTER_S)
-            await asyncio.sleep(max(0.0, self.wishes.seconds - stream.now_s))
-            await stream.published_at_least(self.wishes.frames)
-        finally:
-            self._over = True
+            await asyncio.sleep(step.after)
+            await self._do(step, stream)
+        if scenario is not None:
+            await self._until_whole()
+            await asyncio.sleep(AFTER_S)
+        await asyncio.sleep(max(0.0, self.wishes.seconds - stream.now_s))
+        await stream.published_at_least(self.wishes.frames)
 
     # ---- one step ----------------------------------------------------------------------------------------------
 
