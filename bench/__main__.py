@@ -6,8 +6,10 @@ BENCHMARKS = {
     "liveness": "how soon a crash and a hang of a node are noticed, and how often nothing was wrong",
     "failover": "a server of a cluster killed under its clients: connected elsewhere, next answer, all frames answered",
     "memory": "what a stage takes in memory against what the planner reckons with",
+    "placement": "random, greedy, SEIFER's and our plan deployed on one emulated cluster: measured and predicted",
     "planner": "random, greedy and SEIFER's plans against the proven optimum, and the planner's time",
     "recovery": "first answer and full accuracy after crashes and hangs, planned changes, decisions, and lost frames",
+    "scaling": "throughput against the number of nodes on emulated clusters: measured, planned, the link's limit",
     "throughput": "the pipeline against one onnxruntime process with the same threads, and the overhead per hop",
 }
 

@@ -13,6 +13,7 @@ from broker.cluster import is_mesh
 from broker.connect import connect as connect_broker
 from broker.errors import BrokerError
 from broker.port import Broker
+from planner.plan import Stage
 from understudy.client import connect
 from understudy.demo import stage_lines
 from understudy.discovery import UnknownPipelineError, statuses
@@ -100,6 +101,14 @@ class Run:
     async def close(self) -> None:
         if self._broker is not None:
             await self._broker.close()
+
+    async def stages(self) -> tuple[Stage, ...]:
+        """Those that are deployed, as the controller says. Raises EmulationError where it does not answer."""
+        document = await self._status()
+        if document is None:
+            raise EmulationError("the controller does not say which stages it has deployed")
+        placed = [(first, end, node["name"]) for node in document["nodes"] for first, end in node["stages"]]
+        return tuple(Stage(first_block=first, end_block=end, node=name) for first, end, name in sorted(placed))
 
     async def play(self) -> None:
         """Stream, and carry out the scenario meanwhile."""
