@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.harness import Summary, percentile, summarise
-from planner.chain import Chain
-from planner.cluster import Cluster
 from planner.plan import Plan, Stage
 from planner.solve import price
 from understudy.emulation.links import PAYLOAD_SHARE
-from understudy.emulation.preparation import Wishes
+from understudy.emulation.preparation import Wishes, choose_window
 from understudy.emulation.rehearsal import emulated
 from understudy.emulation.report import Outcome
 from understudy.emulation.run import Run
@@ -131,27 +129,44 @@ def _latency(values: Sequence[float]) -> dict[str, float | None]:
     return {name: percentile(values, share) if values else None for name, share in shares.items()}
 
 
+class NotMeasuredError(Exception):
+    """A deployment does not say how fast a plan is."""
+
+
+class ChangedError(NotMeasuredError):
+    """What was measured is not one plan: a node was taken for lost, and the controller has planned anew."""
+
+
 async def deploy(wishes: Wishes, effort: Effort, say: Callable[[str], None]) -> tuple[Measured, Run]:
-    """Start the cluster, stream, measure, and remove it. The run says what was prepared; it is over.
+    """Start the cluster, stream, measure, and remove it; once more where the stages did not stay as they were. The run
+    says what was prepared; it is over.
 
     Raises:
         EmulationError: there is no engine, nothing fits, or the cluster does not come up.
+        NotMeasuredError: too few answers came, or the stages changed again.
     """
+    try:
+        return await _deploy(wishes, effort, say)
+    except ChangedError as error:
+        say(f"{error}: once more ...")
+        return await _deploy(wishes, effort, say)
+
+
+async def _deploy(wishes: Wishes, effort: Effort, say: Callable[[str], None]) -> tuple[Measured, Run]:
     async with emulated(wishes, lambda _: None) as run:
-        plan = priced(await run.stages(), run.prepared.chain, run.prepared.seen)
+        stages = await run.stages()
+        if wishes.plan and stages != wishes.plan:
+            raise ChangedError("the controller serves with other stages than those that it was given")
+        plan = price(run.prepared.chain, run.prepared.seen, stages)
         alone = await run.stream(0.0, 1, frames=effort.alone_frames)
-        window = run.outcome.window
-        seconds = stream_s(plan, effort)
+        window, seconds = choose_window(plan), stream_s(plan, effort)
         streams = [await run.stream(seconds, window)]
         while len(streams) <= effort.again and summarise(_all_rates(streams)).spread > UNSTEADY:
             say("the rate is unsteady: streaming again ...")
             streams.append(await run.stream(seconds, window))
+        if await run.stages() != stages:
+            raise ChangedError("the stages have changed while frames were streamed")
     return measured(plan, alone, streams, ready_s=run.outcome.ready_s), run
-
-
-def priced(stages: Sequence[Stage], chain: Chain, seen: Cluster) -> Plan:
-    """What the planner says of the stages that are deployed."""
-    return price(chain, seen, stages)
 
 
 def stream_s(plan: Plan, effort: Effort) -> float:
@@ -216,10 +231,6 @@ def slice_rates(times: Sequence[float], slices: int = SLICES) -> list[float]:
     ends = [round(number * (len(times) - 1) / slices) for number in range(slices + 1)]
     pairs = [(first, last) for first, last in itertools.pairwise(ends) if times[last] > times[first]]
     return [(last - first) / (times[last] - times[first]) for first, last in pairs]
-
-
-class NotMeasuredError(Exception):
-    """A deployment answered too few frames to say how fast it is."""
 
 
 def _latencies_ms(stream: Outcome) -> list[float]:

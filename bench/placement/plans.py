@@ -52,7 +52,7 @@ def cluster_of(bandwidth: str, nodes: int, seed: int) -> Cluster:
 
 
 def with_memories(cluster: Cluster, chain: Chain, memory_bytes: int, seed: int) -> Cluster:
-    """Nodes of unequal memory, uniform between 0.8 and 1.6 times this, the first one 1.6 times, so that there is one for
+    """Nodes of unequal memory, uniform between 0.8 and 1.6 times this, the first one 1.6 times: there is one for
     the largest block; but none has room for the whole network."""
     chance = random.Random(seed + 1)
     low, high = MEMORY_SPREAD
