@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,7 @@ class Measured:
         alone_ms: latencies of frames that were alone in the pipeline.
         loaded_ms: at full rate: with the wait in queues, which the window decides.
         cpu_busy: share of the machine's cores at full rate; None: not known.
-        faults: answers that were wrong, lost, given twice, or errors.
+        bad: how many frames were answered wrong, twice, by an error, or not at all.
         again: how often the stream was repeated, since the rate was unsteady.
     """
 
@@ -75,30 +76,45 @@ class Measured:
     loaded_ms: tuple[float, ...]
     cpu_busy: float | None
     frames: int
-    faults: int
+    bad: Mapping[str, int]
     window: int
     ready_s: float
     again: int
 
     @property
-    def rate(self) -> Summary:
-        """frames/s: median and quartiles of the slices."""
+    def frames_per_s(self) -> float:
+        """All answers by all the time they took. Slices have equally many answers, so it is their harmonic mean; of
+        slices that are unlike, a median would count a burst after a silence and not the silence."""
+        return statistics.harmonic_mean(self.rates)
+
+    @property
+    def slices(self) -> Summary:
+        """frames/s of the slices of time: their quartiles are the spread."""
         return summarise(self.rates)
+
+    @property
+    def faults(self) -> int:
+        return sum(self.bad.values())
 
     @property
     def of_plan(self) -> float:
         """Measured / planned frames per second."""
-        return self.rate.median / self.planned_per_s
+        return self.frames_per_s / self.planned_per_s
 
     @property
     def of_link(self) -> float | None:
         """Measured frames per second / what the bottleneck link could carry if frames had no headers."""
-        return None if self.link_limit_per_s is None else self.rate.median / self.link_limit_per_s
+        return None if self.link_limit_per_s is None else self.frames_per_s / self.link_limit_per_s
 
     @property
     def cpu_bound(self) -> bool:
         """The cores were so busy that they, and not the emulated cluster, may have decided."""
         return self.cpu_busy is not None and self.cpu_busy > CPU_BOUND
+
+    @property
+    def error_bars(self) -> tuple[float, float]:
+        """From frames_per_s down to the first quartile of the slices, and up to the third."""
+        return max(0.0, self.frames_per_s - self.slices.q1), max(0.0, self.slices.q3 - self.frames_per_s)
 
     def document(self) -> dict[str, Any]:
         """As JSON values."""
@@ -107,7 +123,8 @@ class Measured:
             "bottleneck": self.bottleneck,
             "planned_frames_per_s": self.planned_per_s,
             "link_limit_frames_per_s": self.link_limit_per_s,
-            "frames_per_s": self.rate,
+            "frames_per_s": self.frames_per_s,
+            "slices": self.slices,
             "slices_frames_per_s": list(self.rates),
             "of_plan": self.of_plan,
             "of_link": self.of_link,
@@ -117,7 +134,7 @@ class Measured:
             "cpu_busy": self.cpu_busy,
             "cpu_bound": self.cpu_bound,
             "frames": self.frames,
-            "faults": self.faults,
+            "faults": dict(self.bad),
             "window": self.window,
             "ready_s": self.ready_s,
             "streamed_again": self.again,
@@ -154,7 +171,7 @@ async def deploy(wishes: Wishes, effort: Effort, say: Callable[[str], None]) -> 
 
 async def _deploy(wishes: Wishes, effort: Effort, say: Callable[[str], None]) -> tuple[Measured, Run]:
     async with emulated(wishes, lambda _: None) as run:
-        stages = await run.stages()
+        epoch, stages = await run.served()
         if wishes.plan and stages != wishes.plan:
             raise ChangedError("the controller serves with other stages than those that it was given")
         plan = price(run.prepared.chain, run.prepared.seen, stages)
@@ -164,8 +181,8 @@ async def _deploy(wishes: Wishes, effort: Effort, say: Callable[[str], None]) ->
         while len(streams) <= effort.again and summarise(_all_rates(streams)).spread > UNSTEADY:
             say("the rate is unsteady: streaming again ...")
             streams.append(await run.stream(seconds, window))
-        if await run.stages() != stages:
-            raise ChangedError("the stages have changed while frames were streamed")
+        if (await run.served())[0] != epoch:
+            raise ChangedError("the controller has changed the route while frames were streamed")
     return measured(plan, alone, streams, ready_s=run.outcome.ready_s), run
 
 
@@ -191,7 +208,12 @@ def measured(plan: Plan, alone: Outcome, streams: Sequence[Outcome], *, ready_s:
         loaded_ms=tuple(ms for stream in streams for ms in _latencies_ms(stream)),
         cpu_busy=max(busy, default=None),
         frames=sum(len(outcome.answers) for outcome in every),
-        faults=sum(outcome.wrong + outcome.lost + outcome.twice + outcome.errors.total() for outcome in every),
+        bad={
+            "wrong": sum(outcome.wrong for outcome in every),
+            "lost": sum(outcome.lost for outcome in every),
+            "twice": sum(outcome.twice for outcome in every),
+            "errors": sum(outcome.errors.total() for outcome in every),
+        },
         window=streams[0].window,
         ready_s=ready_s,
         again=len(streams) - 1,

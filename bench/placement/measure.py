@@ -144,7 +144,7 @@ def _together(one: Measured, other: Measured) -> Measured:
         loaded_ms=one.loaded_ms + other.loaded_ms,
         cpu_busy=max(busy, default=None),
         frames=one.frames + other.frames,
-        faults=one.faults + other.faults,
+        bad={kind: count + other.bad[kind] for kind, count in one.bad.items()},
     )
 
 
@@ -184,7 +184,7 @@ def ratios(results: Sequence[Result]) -> list[Ratio]:
             found.append(
                 Ratio(
                     method=method,
-                    measured=statistics.median(ours.rate.median / each.rate.median for each in kept),
+                    measured=statistics.median(ours.frames_per_s / each.frames_per_s for each in kept),
                     predicted=statistics.median(ours.planned_per_s / each.planned_per_s for each in kept),
                 )
             )

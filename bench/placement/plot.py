@@ -20,11 +20,10 @@ def plot(results: Results, path: Path) -> None:
         places = range(len(shown))
         planned = [each.planned_per_s for _, each in shown]
         axes.bar([place - WIDTH / 2 for place in places], planned, WIDTH, color="lightgrey", label="planned")
-        rates = [each.rate for _, each in shown]
-        spread = [[r.median - r.q1 for r in rates], [r.q3 - r.median for r in rates]]
+        spread = list(zip(*(each.error_bars for _, each in shown), strict=True))
         bars = axes.bar(
             [place + WIDTH / 2 for place in places],
-            [rate.median for rate in rates],
+            [each.frames_per_s for _, each in shown],
             WIDTH,
             yerr=spread,
             capsize=3,

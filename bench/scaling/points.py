@@ -173,8 +173,8 @@ def falls(points: Sequence[Point]) -> list[str]:
     for (fewer, before), (more, after) in pairs:
         assert before is not None
         assert after is not None
-        allowed = max(STEADY, before.rate.spread, after.rate.spread)
+        allowed = max(STEADY, before.slices.spread, after.slices.spread)
         promised = after.planned_per_s >= before.planned_per_s * (1 - 1e-6)
-        if promised and after.rate.median < before.rate.median * (1 - allowed):
-            found.append(f"{after.rate.median:.2f} frames/s of {more} nodes, {before.rate.median:.2f} of {fewer}")
+        if promised and after.frames_per_s < before.frames_per_s * (1 - allowed):
+            found.append(f"{after.frames_per_s:.2f} frames/s of {more} nodes, {before.frames_per_s:.2f} of {fewer}")
     return found

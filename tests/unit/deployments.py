@@ -26,7 +26,7 @@ def deployment(
         loaded_ms=(300.0,),
         cpu_busy=busy,
         frames=100,
-        faults=faults,
+        bad={"wrong": faults, "lost": 0, "twice": 0, "errors": 0},
         window=8,
         ready_s=9.0,
         again=0,

@@ -99,7 +99,14 @@ def test_every_kind_of_bad_answer_is_a_fault() -> None:
     refused.published += 1
     refused.errors = Counter({"timeout": 1})
     found = measured(PLAN, outcome(1), [lost, refused, wrong], ready_s=1.0)
-    assert found.faults == 2 + 1 + 1 + 9
+    assert dict(found.bad) == {"wrong": 9, "lost": 2, "twice": 1, "errors": 1}
+    assert found.faults == 13
+
+
+def test_a_silence_counts_as_much_as_the_burst_after_it() -> None:
+    # 100 answers in 10 s, of which 20 in a slice of 6 s.
+    rates = (20 / 6, *([80 / 4] * 4))
+    assert deployment(*rates).frames_per_s == pytest.approx(10)
 
 
 def test_a_slow_plan_is_streamed_through_for_longer_up_to_a_bound() -> None:

@@ -102,13 +102,14 @@ class Run:
         if self._broker is not None:
             await self._broker.close()
 
-    async def stages(self) -> tuple[Stage, ...]:
-        """Those that are deployed, as the controller says. Raises EmulationError where it does not answer."""
+    async def served(self) -> tuple[int, tuple[Stage, ...]]:
+        """The plan's epoch and stages, as the controller says. Raises EmulationError where it does not answer."""
         document = await self._status()
         if document is None:
             raise EmulationError("the controller does not say which stages it has deployed")
         placed = [(first, end, node["name"]) for node in document["nodes"] for first, end in node["stages"]]
-        return tuple(Stage(first_block=first, end_block=end, node=name) for first, end, name in sorted(placed))
+        stages = tuple(Stage(first_block=first, end_block=end, node=name) for first, end, name in sorted(placed))
+        return document["epoch"], stages
 
     async def play(self) -> None:
         """Stream, and carry out the scenario meanwhile."""
