@@ -10,7 +10,7 @@ from bench.scaling.report import Results
 
 
 def plot(results: Results, path: Path) -> None:
-    """Left: throughput over the number of nodes, measured (points with quartiles; hollow: CPU-bound), planned (lines), and
+    """Left: throughput over the number of nodes, measured (points; hollow: CPU-bound), planned (lines), and
     what the bottleneck link could carry (dotted). Right: the latency of a frame that is alone."""
     plt = load_plotter()
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5))
