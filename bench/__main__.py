@@ -20,8 +20,11 @@ BENCHMARKS = {
     "liveness": "how soon a crash and a hang of a node are noticed, and how often nothing was wrong",
     "failover": "a server of a cluster killed under its clients: connected elsewhere, next answer, all frames answered",
     "memory": "what a stage takes in memory against what the planner reckons with",
+    "others": "the same stages over ZeroMQ, Ray and in one process: frames/s, CPU time and latency relative to ours",
+    "placement": "random, greedy, SEIFER's and our plan deployed on one emulated cluster: measured and predicted",
     "planner": "random, greedy and SEIFER's plans against the proven optimum, and the planner's time",
     "recovery": "first answer and full accuracy after crashes and hangs, planned changes, decisions, and lost frames",
+    "scaling": "throughput against the number of nodes on emulated clusters: measured, planned, the link's limit",
     "scenarios": "throughput, accuracy and latency over time around each fault, on a cluster of containers",
     "throughput": "the pipeline against one onnxruntime process with the same threads, and the overhead per hop",
 }

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from bench.planner.instances import hard
 from planner.chain import Chain
 from planner.cluster import Cluster
-from planner.plan import NoPlanError, Objective, Plan
-from planner.solve import solve
+from planner.plan import NoPlanError, Objective, Plan, Stage
+from planner.solve import price, solve
 from tests.unit.planner_reference import (
     INF,
     SubsetProgramme,
@@ -41,6 +41,11 @@ def stages_of(plan: Plan) -> list[tuple[int, int, str]]:
     return [(stage.first_block, stage.end_block, stage.node) for stage in plan.stages]
 
 
+def standing() -> float:
+    """A clock on which no time passes: latency is minimised to the end, however busy the machine is."""
+    return 0.0
+
+
 def value_or_infinite(chain: Chain, cluster: Cluster, objective: Objective = "bottleneck") -> float:
     plan = solved(lambda: solve(chain, cluster, objective=objective))
     return INF if plan is None else plan.value_s
@@ -56,9 +61,10 @@ def assert_valid(plan: Plan, chain: Chain, cluster: Cluster) -> None:
     for stage in plan.stages:
         limit = cluster.nodes[cluster.names.index(stage.node)].memory_bytes
         assert limit is None or chain.stage_memory_bytes(stage.first_block, stage.end_block) <= limit
-    seconds = steps_of_plan(chain, cluster, plan.stages)
+    seconds, busy = zip(*steps_of_plan(chain, cluster, plan.stages), strict=True)
     assert [step.seconds for step in plan.steps] == pytest.approx(seconds, rel=1e-12)
-    assert plan.bottleneck_s == pytest.approx(max(seconds), rel=1e-12)
+    assert [step.busy_s for step in plan.steps] == pytest.approx(busy, rel=1e-12)
+    assert plan.bottleneck_s == pytest.approx(max(busy), rel=1e-12)
     assert max(seconds) < INF
     assert plan.latency_s == pytest.approx(sum(seconds), rel=1e-12)
     assert plan.lower_bound_s <= plan.value_s + 1e-9
@@ -72,7 +78,7 @@ def test_tiny_plans_are_those_of_brute_force(block: int) -> None:
     for seed in range(20 * block, 20 * (block + 1)):
         chain, cluster, stages = random_case(seed)
         optimum = min(all_values(chain, cluster, stages), default=None)
-        plan = solved(lambda: solve(chain, cluster, stages=stages))  # noqa: B023 - called at once
+        plan = solved(lambda: solve(chain, cluster, stages=stages, clock=standing))  # noqa: B023 - called at once
         assert (None if plan is None else value_of(plan)) == optimum, f"seed {seed}"
         assert plan is None or plan.proven
 
@@ -92,7 +98,7 @@ def test_medium_plans_are_those_of_a_programme_over_subsets(seed: int) -> None:
     rng = random.Random(seed)
     chain, cluster = random_chain(rng, 12), random_cluster(rng, 8, memory=(8, 25))
     optimum = SubsetProgramme(chain, cluster).best()
-    plan = solved(lambda: solve(chain, cluster))
+    plan = solved(lambda: solve(chain, cluster, clock=standing))
     assert (None if plan is None else value_of(plan)) == optimum
     assert plan is None or plan.proven
 
@@ -175,10 +181,10 @@ def test_a_chain_on_a_line_of_links_follows_the_line(count: int) -> None:
     assert plan.latency_s == count + sum(range(1, count)) / 2
 
 
-def test_a_star_takes_the_uplink_and_then_the_downlink() -> None:
+def test_a_star_takes_the_uplink_and_then_the_downlink_and_its_rate_is_that_of_the_slower_one() -> None:
     cluster = make_cluster([1, 1], topology="star", up_bytes_per_s=(4.0, 0.0), down_bytes_per_s=(0.0, 8.0))
     plan = solve(make_chain((0, 16, 0), memory=(1, 1)), cluster)
-    assert (plan.nodes, plan.bottleneck_s) == (("n0", "n1"), 16 / 4 + 16 / 8)
+    assert (plan.nodes, plan.bottleneck_s, plan.latency_s) == (("n0", "n1"), 16 / 4, 16 / 4 + 16 / 8)
 
 
 def test_an_activation_above_the_payload_limit_pays_for_its_chunks_or_is_not_sent() -> None:
@@ -453,3 +459,43 @@ def test_a_search_that_gives_up_does_not_blame_links_that_nobody_counts() -> Non
         assert "link" not in str(error)
     else:
         assert_valid(plan, chain, cluster)
+
+
+# A plan that is given.
+
+
+@given(SEEDS)
+def test_a_given_plan_costs_what_the_planner_says_of_it(seed: int) -> None:
+    chain, cluster, stages = random_case(seed)
+    plan = solved(lambda: solve(chain, cluster, stages=stages))
+    if plan is not None:
+        given_plan = price(chain, cluster, plan.stages)
+        assert (given_plan.stages, given_plan.steps) == (plan.stages, plan.steps)
+        assert (given_plan.bottleneck_s, given_plan.latency_s) == (plan.bottleneck_s, plan.latency_s)
+        assert given_plan.lower_bound_s == 0
+
+
+def test_a_given_plan_runs_on_the_very_nodes_that_it_names_though_others_are_equal() -> None:
+    chain, cluster = make_chain((1, 1, 1)), make_cluster((None,) * 4)
+    stages = (Stage(first_block=0, end_block=1, node="n3"), Stage(first_block=1, end_block=2, node="n1"))
+    assert price(chain, cluster, stages).stages == stages
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        (((0, 1, "n0"),), "do not cover blocks 0 to 1"),
+        (((0, 1, "n0"), (1, 1, "n1"), (1, 2, "n2")), "empty"),
+        (((1, 2, "n0"), (0, 1, "n1")), "in order"),
+        (((0, 1, "n0"), (1, 2, "n0")), "node 'n0' has two of the given stages"),
+        (((0, 1, "n0"), (1, 2, "w")), "node 'w' of a given stage is not there"),
+        (((0, 2, "n0"),), "blocks 0 to 1 need 6 bytes, and node 'n0' has 4"),
+        (((0, 1, "n0"), (1, 2, "n1")), "the 7 bytes of cut 1 cannot go from n0 to n1"),
+    ],
+)
+def test_a_given_plan_that_is_none_is_refused(stages: tuple[tuple[int, int, str], ...], said: str) -> None:
+    chain = make_chain((1, 7, 1), memory=(3, 3))
+    cluster = make_cluster((4, 4, 4), bandwidth_bytes_per_s=((0, 0, 1), (1, 0, 1), (1, 1, 0)))
+    given_stages = [Stage(first_block=first, end_block=end, node=node) for first, end, node in stages]
+    with pytest.raises(NoPlanError, match=said):
+        price(chain, cluster, given_stages)

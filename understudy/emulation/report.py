@@ -18,6 +18,7 @@ class Outcome:
     Attributes:
         began_at: when the stream began, seconds since 1970.
         episodes: the controller's journal of it.
+        streamed_s, elapsed_s: when the last frame was published, and when all were answered.
     """
 
     began_at: float = 0.0
@@ -27,6 +28,7 @@ class Outcome:
     twice: int = 0
     faults: list[Fault] = field(default_factory=list)
     episodes: Sequence[Episode] = ()
+    streamed_s: float = 0.0
     elapsed_s: float = 0.0
     cpu_busy: float | None = None
     cores: int = 0
