@@ -15,6 +15,7 @@ import typer
 
 from broker import control, lease, roles, subjects, wire
 from broker.activation import FrameTag, decode_tensor_frame, encode_tensor_frame
+from broker.codecs import CODECS
 from broker.control import (
     Activate,
     Assignment,
@@ -175,6 +176,10 @@ def test_the_protocol_names_every_dtype_and_bound_of_the_wire_format() -> None:
     assert f"at most {wire.MAX_TENSORS} tensors" in text.lower()
     assert f"0 to {wire.MAX_DIMENSIONS} dimensions" in text
     assert wire.MAX_HEADER_BYTES == 1 << 20
+
+
+def test_the_protocol_describes_every_codec() -> None:
+    assert missing(CODECS, section(PROTOCOL, "Codecs")) == []
 
 
 def test_the_protocol_names_every_field_of_a_result() -> None:
