@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from planner.cluster import Cluster
 from planner.explain import explain
 from planner.plan import NoPlanError, Objective, Plan, Stage, Step
 from planner.problem import Problem, make_problem
-from planner.search import Search, steps_of
+from planner.search import Search, busy, durations
 from planner.walk import Visit
 
 
@@ -49,16 +50,17 @@ def solve(
     found = search.least_bottleneck() if objective == "bottleneck" else search.least_latency()
     if found is None:
         raise NoPlanError(explain(chain, cluster, stages, deadline_s=started + time_limit_s, clock=clock))
-    seconds = steps_of(problem, found.visits)
+    seconds = durations(problem, found.visits)
+    busy_s = busy(problem, found.visits)
     nodes = _names(problem, cluster, found.visits)
     return Plan(
         stages=tuple(
             Stage(first_block=visit.start, end_block=visit.end, node=node)
             for visit, node in zip(found.visits, nodes, strict=True)
         ),
-        steps=_steps(chain, found.visits, nodes, seconds),
+        steps=_steps(chain, found.visits, nodes, list(zip(seconds, busy_s, strict=True))),
         objective=objective,
-        bottleneck_s=max(seconds),
+        bottleneck_s=max(busy_s),
         latency_s=float(np.sum(seconds)),
         lower_bound_s=found.lower_bound_s,
         solve_s=clock() - started,
@@ -71,15 +73,23 @@ def _names(problem: Problem, cluster: Cluster, visits: Sequence[Visit]) -> list[
     return [cluster.names[next(members[visit.node])] for visit in visits]
 
 
-def _steps(chain: Chain, visits: Sequence[Visit], nodes: Sequence[str], seconds: Sequence[float]) -> tuple[Step, ...]:
-    times = iter(seconds)
-    steps = [_transfer(chain, 0, "source", nodes[0], next(times))]
+def _steps(
+    chain: Chain, visits: Sequence[Visit], nodes: Sequence[str], times: Sequence[tuple[float, float]]
+) -> tuple[Step, ...]:
+    """`times`: of every step how long it takes, and for how long something is busy with it."""
+    ways: list[tuple[Literal["compute", "transfer"], str, str, int]] = [("transfer", "source", nodes[0], 0)]
     for index, (visit, node) in enumerate(zip(visits, nodes, strict=True)):
-        steps.append(Step(kind="compute", node=node, to=node, cut=visit.start, size_bytes=0, seconds=next(times)))
         to = nodes[index + 1] if index + 1 < len(nodes) else "sink"
-        steps.append(_transfer(chain, visit.end, node, to, next(times)))
-    return tuple(steps)
-
-
-def _transfer(chain: Chain, cut: int, node: str, to: str, seconds: float) -> Step:
-    return Step(kind="transfer", node=node, to=to, cut=cut, size_bytes=chain.cut_bytes[cut], seconds=seconds)
+        ways += [("compute", node, node, visit.start), ("transfer", node, to, visit.end)]
+    return tuple(
+        Step(
+            kind=kind,
+            node=node,
+            to=to,
+            cut=cut,
+            size_bytes=chain.cut_bytes[cut] if kind == "transfer" else 0,
+            seconds=seconds,
+            busy_s=busy_s,
+        )
+        for (kind, node, to, cut), (seconds, busy_s) in zip(ways, times, strict=True)
+    )
