@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from broker.codecs import Codec
 from planner.chain import Chain, ChainError
 from planner.cluster import Cluster, ClusterError, NodeSpec
+from planner.codec import CodecCost, CodecError
 from understudy.fields import SizeOrZero
 from understudy.files import explain, read_yaml
 from understudy.quantities import ConfigError
@@ -32,6 +34,17 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class CodecEntry(_Strict):
+    """See `planner.codec.CodecCost`."""
+
+    name: Codec
+    ratio: tuple[Number, ...]
+    encode_s_per_byte: tuple[Number, ...]
+    decode_s_per_byte: tuple[Number, ...]
+    accuracy_loss: Annotated[float, Field(ge=0, le=1)] | None = None
+    flops_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
 class ChainFile(_Strict):
     """See `planner.chain.Chain`."""
 
@@ -41,6 +54,7 @@ class ChainFile(_Strict):
     block_peak_bytes: tuple[Count, ...]
     block_flops: tuple[Count, ...]
     block_seconds: dict[str, tuple[Number, ...]] = Field(default_factory=dict)
+    codecs: tuple[CodecEntry, ...] = ()
 
 
 class NodeEntry(_Strict):
@@ -76,8 +90,9 @@ def load_chain(path: Path) -> Chain:
     """
     entry = _read(path, ChainFile)
     try:
-        return Chain(**entry.model_dump())
-    except ChainError as error:
+        codecs = tuple(CodecCost(**codec.model_dump()) for codec in entry.codecs)
+        return Chain(**{**entry.model_dump(exclude={"codecs"}), "codecs": codecs})
+    except (ChainError, CodecError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
@@ -99,4 +114,4 @@ def _read(path: Path, kind: type[Model]) -> Model:
     try:
         return kind.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise explain(error, str(path), kind, {"nodes": NodeEntry}) from error
+        raise explain(error, str(path), kind, {"nodes": NodeEntry, "codecs": CodecEntry}) from error

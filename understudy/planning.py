@@ -9,6 +9,7 @@ import structlog
 
 from planner.chain import Chain
 from planner.cluster import Cluster, NodeSpec
+from planner.codec import within
 from planner.plan import NoPlanError, Plan
 from planner.solve import solve
 
@@ -22,12 +23,18 @@ whatever this number is."""
 
 class PipelinePlanner:
     """Called by the recovery service with the nodes that are there. `cluster` describes speeds and links by node name;
-    nodes that it does not name are left out."""
+    nodes that it does not name are left out. Codecs may cost `max_codec_loss` of the accuracy."""
 
     def __init__(
-        self, chain: Chain, *, stages: int | None, max_payload_bytes: int, cluster: Cluster | None = None
+        self,
+        chain: Chain,
+        *,
+        stages: int | None,
+        max_payload_bytes: int,
+        cluster: Cluster | None = None,
+        max_codec_loss: float = 0.0,
     ) -> None:
-        self._chain = chain
+        self._chain = replace(chain, codecs=within(chain.codecs, max_codec_loss))
         self._stages = stages
         self._max_payload_bytes = max_payload_bytes
         self._cluster = cluster
