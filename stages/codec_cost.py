@@ -79,7 +79,7 @@ def measure_codecs(
     tell = on_progress or (lambda _: None)
     blocks = Blocks.of(graph)
     tell("codecs: bytes and times")
-    frames = [blocks.activations({graph.inputs[0].name: data.read(index)}) for index in _spread(data.count)]
+    frames = [blocks.activations(inputs) for inputs in timed_frames(graph, data)]
     flops_per_s = max(1, sum(block.flops for block in graph.blocks)) / blocks.seconds(frames)
     losses: dict[str, CodecLoss] = {}
     if classifies:
@@ -100,6 +100,12 @@ def measure_codecs(
         )
         found.append(record)
     return tuple(found)
+
+
+def timed_frames(graph: ModelGraph, data: CalibrationData) -> Iterator[Tensors]:
+    """Single frames from all over the data, which may be sorted by class."""
+    for index in np.unique(np.linspace(0, data.count - 1, TIMED_FRAMES).astype(int)).tolist():
+        yield {graph.inputs[0].name: data.read(index)}
 
 
 class Blocks:
@@ -130,12 +136,14 @@ class Blocks:
             for frame in frames
         )
 
-    def answers(self, inputs: Tensors, codec: Codec = "none", at: Sequence[int] | None = None) -> NDArray[np.intp]:
+    def answers(
+        self, inputs: Tensors, codec: Codec = "none", at: Sequence[int] | None = None, *, first: int = 0
+    ) -> NDArray[np.intp]:
         """The class of each frame, where the activations of these cuts (default: all between the first and the last)
-        go through a codec."""
+        go through a codec; `inputs` are those of cut `first`."""
         values, cuts = inputs, range(1, len(self.engines)) if at is None else at
         frames = len(next(iter(inputs.values())))
-        for cut, engine in enumerate(self.engines):
+        for cut, engine in enumerate(self.engines[first:], start=first):
             if codec != "none" and cut in cuts:
                 values = {n: codecs.decode(codecs.encode(x, codec, frames=frames), n) for n, x in values.items()}
             values = engine.run(values)
@@ -199,11 +207,6 @@ def loss_of(worse: int, better: int, images: int, *, labelled: bool = True) -> C
         images=images,
         labelled=labelled,
     )
-
-
-def _spread(count: int) -> Iterator[int]:
-    """Images from all over the data, which may be sorted by class."""
-    yield from np.unique(np.linspace(0, count - 1, TIMED_FRAMES).astype(int)).tolist()
 
 
 def _least_s(work: Callable[[], object]) -> float:
