@@ -1,9 +1,10 @@
-"""`solve`: the planner's front door."""
+"""`solve` and `price`: the planner's front door."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
@@ -52,21 +53,59 @@ def solve(
     found = search.least_bottleneck() if objective == "bottleneck" else search.least_latency()
     if found is None:
         raise NoPlanError(explain(chain, cluster, stages, deadline_s=started + time_limit_s, clock=clock))
-    seconds = durations(problem, found.visits)
-    busy_s = busy(problem, found.visits)
     nodes = _names(problem, cluster, found.visits)
-    codecs = _codecs(chain, problem, found.visits)
+    plan = _plan(chain, problem, found.visits, nodes)
+    return replace(plan, objective=objective, lower_bound_s=found.lower_bound_s, solve_s=clock() - started)
+
+
+def price(chain: Chain, cluster: Cluster, stages: Sequence[Stage]) -> Plan:
+    """A given plan with its steps, bottleneck and latency. Nothing is proven of it: its bound is 0.
+
+    Raises:
+        NoPlanError: the stages do not cover the chain, one is empty, a node is not there or there twice, a stage does
+            not fit its node, or a link is missing. Says which.
+    """
+    borders = [0, *(stage.end_block for stage in stages)]
+    if [stage.first_block for stage in stages] != borders[:-1] or borders[-1] != chain.blocks:
+        raise NoPlanError(f"the given stages do not cover blocks 0 to {chain.blocks - 1} of '{chain.name}' in order")
+    if empty := [stage for stage in stages if stage.end_block <= stage.first_block]:
+        raise NoPlanError(f"the given stage on node '{empty[0].node}' is empty")
+    names = [stage.node for stage in stages]
+    if wrong := [name for name in names if name not in cluster.names or names.count(name) > 1]:
+        why = "has two of the given stages" if wrong[0] in cluster.names else "of a given stage is not there"
+        raise NoPlanError(f"node '{wrong[0]}' {why}")
+    problem = make_problem(chain, cluster)
+    class_of = {cluster.names[node]: index for index, group in enumerate(problem.members) for node in group}
+    visits = [Visit(class_of[stage.node], stage.first_block, stage.end_block) for stage in stages]
+    plan = _plan(chain, problem, visits, names)
+    for step in plan.steps:
+        if np.isinf(step.seconds):
+            raise NoPlanError(f"the given plan is impossible: {_obstacle(chain, cluster, step, stages)}")
+    return plan
+
+
+def _obstacle(chain: Chain, cluster: Cluster, step: Step, stages: Sequence[Stage]) -> str:
+    if step.kind == "transfer":
+        return f"the {step.size_bytes} bytes of cut {step.cut} cannot go from {step.node} to {step.to}"
+    [stage] = [stage for stage in stages if stage.node == step.node]
+    needed = chain.stage_memory_bytes(stage.first_block, stage.end_block)
+    limit = cluster.nodes[cluster.names.index(step.node)].memory_bytes
+    blocks = f"blocks {stage.first_block} to {stage.end_block - 1}"
+    return f"{blocks} need {needed} bytes, and node '{step.node}' has {limit}"
+
+
+def _plan(chain: Chain, problem: Problem, visits: Sequence[Visit], nodes: Sequence[str]) -> Plan:
+    """Priced, and no more."""
+    seconds, busy_s = durations(problem, visits), busy(problem, visits)
+    codecs = _codecs(chain, problem, visits)
     return Plan(
         stages=tuple(
             Stage(first_block=visit.start, end_block=visit.end, node=node, codec=NONE if codec is None else codec.name)
-            for visit, node, codec in zip(found.visits, nodes, codecs, strict=True)
+            for visit, node, codec in zip(visits, nodes, codecs, strict=True)
         ),
-        steps=_steps(chain, found.visits, nodes, list(zip(seconds, busy_s, strict=True)), codecs),
-        objective=objective,
+        steps=_steps(chain, visits, nodes, list(zip(seconds, busy_s, strict=True)), codecs),
         bottleneck_s=max(busy_s),
         latency_s=float(np.sum(seconds)),
-        lower_bound_s=found.lower_bound_s,
-        solve_s=clock() - started,
     )
 
 

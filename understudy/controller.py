@@ -19,6 +19,7 @@ from broker.jetstream import JetStream, NoJetStreamError
 from broker.port import Broker
 from broker.url import is_mqtt
 from planner.cluster import Cluster
+from planner.plan import Stage
 from recovery.decide import Policy
 from recovery.service import RecoveryService
 from stages.blobs import BlobExchange, BlobStore
@@ -52,6 +53,7 @@ class ControllerSettings:
         system_broker: URL of the broker's system account, which tells of crashes at once; None: heartbeats alone do.
         standby: wait for the controller that serves to end, and take over.
         cluster: speeds and links of the nodes, by name; None: all nodes are equal and links are not counted.
+        plan: the stages to serve with, while their nodes are there; none: the planner chooses.
     """
 
     pipeline: str
@@ -60,6 +62,7 @@ class ControllerSettings:
     system_broker: str | None = None
     stages: int | None = None
     cluster: Cluster | None = None
+    plan: tuple[Stage, ...] = ()
     policy: Policy = field(default_factory=Policy)
     standby: bool = False
     cache: Path | None = None
@@ -141,6 +144,7 @@ async def _serve(settings: ControllerSettings, data: Broker, control: Broker, ve
                 max_payload_bytes=data.max_payload_bytes - HEADER_RESERVE_BYTES,
                 cluster=settings.cluster,
                 max_codec_loss=settings.policy.objectives.max_codec_loss,
+                given=settings.plan,
             ),
             cluster=settings.cluster,
             # An MQTT broker tells of wills to everybody.

@@ -1,4 +1,4 @@
-"""Files that describe a chain (`chain.json`) and a cluster (`cluster.json`, `cluster.yaml`) for the planner.
+"""Files that describe a chain (`chain.json`), a cluster (`cluster.json`, `cluster.yaml`) or a plan.
 
 docs/planner.md describes them. Sizes may carry units (`512 MB`); bandwidths are bytes per second.
 """
@@ -14,6 +14,7 @@ from broker.codecs import Codec
 from planner.chain import Chain, ChainError
 from planner.cluster import Cluster, ClusterError, NodeSpec
 from planner.codec import CodecCost, CodecError
+from planner.plan import Stage
 from understudy.fields import SizeOrZero
 from understudy.files import explain, read_yaml
 from understudy.quantities import ConfigError
@@ -79,7 +80,24 @@ class ClusterFile(_Strict):
     max_payload_bytes: SizeOrZero | None = None
 
 
-Model = TypeVar("Model", ChainFile, ClusterFile)
+class StageEntry(_Strict):
+    """See `planner.plan.Stage`. Whoever is given a plan chooses the codecs anew, by the same rule."""
+
+    first_block: Count
+    end_block: Annotated[int, Field(gt=0)]
+    node: str
+    codec: Codec = "none"
+
+
+class PlanFile(BaseModel):
+    """What `understudy plan --json` prints: what else it says of the plan is not looked at."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stages: Annotated[tuple[StageEntry, ...], Field(min_length=1)]
+
+
+Model = TypeVar("Model", ChainFile, ClusterFile, PlanFile)
 
 
 def load_chain(path: Path) -> Chain:
@@ -110,8 +128,18 @@ def load_cluster(path: Path) -> Cluster:
         raise ConfigError(f"{path}: {error}") from error
 
 
+def load_plan(path: Path) -> tuple[Stage, ...]:
+    """Read the stages of a plan. Whether they fit a model and a cluster is seen when they are priced.
+
+    Raises:
+        ConfigError: missing or malformed.
+    """
+    return tuple(Stage(**entry.model_dump()) for entry in _read(path, PlanFile).stages)
+
+
 def _read(path: Path, kind: type[Model]) -> Model:
     try:
         return kind.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise explain(error, str(path), kind, {"nodes": NodeEntry, "codecs": CodecEntry}) from error
+        nested: dict[str, type[BaseModel]] = {"nodes": NodeEntry, "stages": StageEntry, "codecs": CodecEntry}
+        raise explain(error, str(path), kind, nested) from error

@@ -10,8 +10,8 @@ import structlog
 from planner.chain import Chain
 from planner.cluster import Cluster, NodeSpec
 from planner.codec import within
-from planner.plan import NoPlanError, Plan
-from planner.solve import solve
+from planner.plan import NoPlanError, Plan, Stage
+from planner.solve import price, solve
 
 log = structlog.get_logger("understudy.planning")
 
@@ -23,7 +23,8 @@ whatever this number is."""
 
 class PipelinePlanner:
     """Called by the recovery service with the nodes that are there. `cluster` describes speeds and links by node name;
-    nodes that it does not name are left out. Codecs may cost `max_codec_loss` of the accuracy."""
+    nodes that it does not name are left out. `given`: these stages, while all of their nodes are there. Codecs may cost
+    `max_codec_loss` of the accuracy."""
 
     def __init__(
         self,
@@ -32,24 +33,29 @@ class PipelinePlanner:
         stages: int | None,
         max_payload_bytes: int,
         cluster: Cluster | None = None,
+        given: Sequence[Stage] = (),
         max_codec_loss: float = 0.0,
     ) -> None:
         self._chain = replace(chain, codecs=within(chain.codecs, max_codec_loss))
         self._stages = stages
         self._max_payload_bytes = max_payload_bytes
         self._cluster = cluster
+        self._given = given
 
     def __call__(self, nodes: Sequence[NodeSpec], plans_before: int) -> Plan:
         """The plan for these nodes.
 
-        So many stages as the user asked for; fewer only where nodes are lost (after the first plan): answering comes
-        before that wish.
+        The given one while its nodes are there. If it is impossible from the start, that is the answer; later (after
+        a failure, or an update) answering comes before that wish.
+
+        So many stages as the user asked for; fewer only where nodes are lost (after the first plan), likewise.
 
         Raises:
             NoPlanError: nothing fits.
         """
         cluster = self._described(nodes)
-        stages = self._stages
+        given = self._given_plan(cluster, first=plans_before == 0)
+        stages = self._stages if given is None else len(given.stages)
         if stages is not None and plans_before > 0:
             stages = min(stages, len(cluster.nodes))
         if self._chain.cut_bytes[-1] > self._max_payload_bytes:
@@ -60,7 +66,18 @@ class PipelinePlanner:
                     f"{self._max_payload_bytes}: raise max_payload, or use one stage"
                 )
             stages = 1
-        return self._solve(cluster, stages, fewer=plans_before > 0)
+        return given or self._solve(cluster, stages, fewer=plans_before > 0)
+
+    def _given_plan(self, cluster: Cluster, *, first: bool) -> Plan | None:
+        if not self._given:
+            return None
+        try:
+            return price(self._chain, cluster, self._given)
+        except NoPlanError as error:
+            if first:
+                raise
+            log.warning("given-plan-left", reason=str(error))
+            return None
 
     def _solve(self, cluster: Cluster, stages: int | None, *, fewer: bool) -> Plan:
         """With so many stages, or with fewer where that may be."""

@@ -12,10 +12,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import document as documents
 from bench import harness
 from bench.codecs.measure import DATA, Measured, measure
 from bench.codecs.plot import plot
-from bench.codecs.report import document, show
+from bench.codecs.report import details, headlines, show
 from bench.planner.plot import MissingPlotterError, load_plotter
 from bench.subjects import MissingSubjectError
 
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         except MissingPlotterError as error:
             console.print(f"[red]{error}[/]")
             return 2
+    meter = documents.BusyMeter()
     started_s = time.perf_counter()
 
     def tell(title: str) -> None:
@@ -61,8 +63,15 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     show(console, measured)
     if options.json is not None:
-        head = {"benchmark": "codecs", "quick": options.quick, "machine": harness.machine(PACKAGES)}
-        harness.write_json(options.json, {**head, "networks": document(measured)})
+        found = documents.document(
+            "codecs",
+            headlines(measured),
+            details(measured),
+            quick=options.quick,
+            packages=PACKAGES,
+            busy=meter.read(),
+        )
+        harness.write_json(options.json, found)
     if options.plot is not None:
         plot(measured, options.plot)
     console.print(f"{time.perf_counter() - started_s:.0f} s", style="dim")

@@ -9,8 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.codecs.measure import CODECS, MAX_LOSS, CutResult, Measured, lossy_half
+from bench.codecs.measure import CODECS, MAX_LOSS, CutResult, Measured, PlanResult, lossy_half
+from bench.document import Figure, at_least, figure
 from stages.manifest import CodecLoss
+
+HEADLINE_MBIT_PER_S = 100
+"""Links up to this are slow."""
 
 
 def show(console: Console, measured: Sequence[Measured]) -> None:
@@ -21,9 +25,33 @@ def show(console: Console, measured: Sequence[Measured]) -> None:
         console.print(_plans(one))
 
 
-def document(measured: Sequence[Measured]) -> dict[str, Any]:
+def details(measured: Sequence[Measured]) -> dict[str, Any]:
     """Everything as JSON values; METHODOLOGY.md lists the fields."""
-    return {one.name: _network(one) for one in measured}
+    return {"networks": {one.name: _network(one) for one in measured}}
+
+
+def headlines(measured: Sequence[Measured]) -> list[Figure]:
+    """Of each network: what `int8` costs, and what the planner expects of codecs on slow links."""
+    found = []
+    for one in measured:
+        loss = one.at_all["int8"]
+        note = f"{one.images} images, 95 % interval {100 * loss.low:+.2f} to {100 * loss.high:+.2f}"
+        found.append(figure(f"{one.name}: loss with int8 at every cut", 100 * loss.value, "points", note=note))
+        for plan in one.plans:
+            if plan.max_loss is not None and plan.mbit_per_s <= HEADLINE_MBIT_PER_S:
+                name = f"{one.name}: frames/s at {plan.mbit_per_s:g} Mbit/s, {_allowed(plan)} / no codec"
+                found.append(at_least(name, _gain(one, plan), 1.0, note=f"predicted; {', '.join(plan.codecs)}"))
+    return found
+
+
+def _allowed(plan: PlanResult) -> str:
+    return {None: "none", 0.0: "lossless"}.get(plan.max_loss, f"loss <= {100 * MAX_LOSS:g} points")
+
+
+def _gain(one: Measured, plan: PlanResult) -> float:
+    """Frames per second, relative to the plan without codecs on the same links."""
+    base = next(other for other in one.plans if other.mbit_per_s == plan.mbit_per_s and other.max_loss is None)
+    return base.bottleneck_s / plan.bottleneck_s
 
 
 def _network(one: Measured) -> dict[str, Any]:
@@ -108,14 +136,12 @@ def _plans(one: Measured) -> Table:
     for column in ("frames/s", "latency ms", "times as many"):
         table.add_column(column, justify="right")
     for plan in one.plans:
-        base = next(p for p in one.plans if p.mbit_per_s == plan.mbit_per_s and p.max_loss is None)
-        allowed = {None: "none", 0.0: "lossless", MAX_LOSS: f"loss <= {100 * MAX_LOSS:g} points"}[plan.max_loss]
         table.add_row(
             f"{plan.mbit_per_s:g}",
-            allowed,
+            _allowed(plan),
             ", ".join(plan.codecs),
             f"{1 / plan.bottleneck_s:.1f}",
             f"{plan.latency_s * 1e3:.1f}",
-            f"{base.bottleneck_s / plan.bottleneck_s:.2f}",
+            f"{_gain(one, plan):.2f}",
         )
     return table

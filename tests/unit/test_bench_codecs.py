@@ -20,7 +20,7 @@ from bench.codecs.measure import (
     losses_together,
     planned,
 )
-from bench.codecs.report import document, show
+from bench.codecs.report import details, headlines, show
 from planner.chain import Chain
 from planner.codec import within
 from stages.calibration import CalibrationData, load_calibration
@@ -121,7 +121,8 @@ def test_the_report_has_every_cut_and_its_json_is_one_document() -> None:
     with console.capture() as capture:
         show(console, [one])
     assert "int8+zstd" in capture.get()
-    network = json.loads(json.dumps(document([one])))["digits"]
+    assert {figure.met for figure in headlines([one]) if figure.wanted} == {True}
+    network = json.loads(json.dumps(details([one])))["networks"]["digits"]
     assert len(network["cuts"]) == len(CODECS) * (len(GRAPH.blocks) - 1)
     assert network["loss_at_all"]["int8"]["value"] == pytest.approx(10 / 8000)
 

@@ -13,12 +13,13 @@ import yaml
 
 from broker.server import find_binary
 from planner.cluster import Cluster, NodeSpec
-from planner.plan import Plan
+from planner.plan import Plan, Stage
 from understudy.emulation.default import FILE, default_compose
 from understudy.emulation.errors import EmulationError
+from understudy.emulation.links import payload_cluster
 from understudy.emulation.preparation import Wishes, choose_window
 from understudy.emulation.project import BROKER_BYTES, PROCESS_BYTES, Layout, Place, Project, links_of, make_project
-from understudy.planfiles import load_cluster
+from understudy.planfiles import load_cluster, load_plan
 
 NODES = tuple(NodeSpec(name=name, memory_bytes=64 << 20, flops_per_s=1e9) for name in ("attic", "barn", "cellar"))
 MESH = Cluster(
@@ -53,11 +54,16 @@ def rates(project: Project, name: str) -> list[int]:
 
 
 @pytest.mark.parametrize("cluster", [MESH, STAR], ids=["mesh", "star"])
-def test_the_controller_plans_with_what_is_emulated(cluster: Cluster, tmp_path: Path) -> None:
+def test_the_controller_plans_with_what_tcp_carries_over_the_links_that_are_emulated(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     project = make_project(layout(cluster))
     file = tmp_path / "cluster.yaml"
     file.write_text(project.files["controller/cluster.yaml"].text)
-    assert load_cluster(file) == cluster
+    seen = load_cluster(file)
+    assert seen == payload_cluster(cluster)
+    planned = seen.up_bytes_per_s[0] if seen.up_bytes_per_s else (seen.bandwidth_bytes_per_s or ())[0][-1]
+    assert planned * 8 == pytest.approx(0.956 * rates(project, "attic")[-1], rel=1e-3)
     [controller] = member(project, "controller")["programs"]
     assert "{here}/cluster.yaml" in controller["argv"]
 
@@ -208,3 +214,14 @@ def test_so_many_frames_are_under_way_as_keep_the_links_busy(
         solve_s=0.0,
     )
     assert choose_window(plan) == window
+
+
+def test_a_plan_that_is_given_reaches_the_controller(tmp_path: Path) -> None:
+    stages = (Stage(first_block=0, end_block=2, node="cellar"), Stage(first_block=2, end_block=5, node="attic"))
+    project = make_project(layout(plan=stages))
+    file = tmp_path / "plan.json"
+    file.write_text(project.files["controller/plan.json"].text)
+    assert load_plan(file) == stages
+    [controller] = member(project, "controller")["programs"]
+    assert controller["argv"][-2:] == ["--plan", "{here}/plan.json"]
+    assert "controller/plan.json" not in make_project(layout()).files

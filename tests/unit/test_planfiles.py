@@ -9,8 +9,9 @@ import pytest
 from planner.chain import Chain
 from planner.cluster import Cluster, NodeSpec
 from planner.codec import CodecCost
+from planner.plan import Stage
 from tests.data import REPOSITORY
-from understudy.planfiles import load_chain, load_cluster
+from understudy.planfiles import load_chain, load_cluster, load_plan
 from understudy.quantities import ConfigError
 
 CHAIN: dict[str, Any] = {
@@ -246,3 +247,22 @@ def test_a_number_beyond_floating_point_is_refused(files: Files) -> None:
 def test_a_codec_that_cannot_be_is_refused_and_named(files: Files, change: dict[str, Any], says: str) -> None:
     zstd = {"name": "zstd", "ratio": [1, 0.5, 1], "encode_s_per_byte": [0, 0, 0], "decode_s_per_byte": [0, 0, 0]}
     assert says in files.refused_chain(codecs=[{**zstd, **change}])
+
+
+def test_a_plan_file_is_what_understudy_plan_prints(tmp_path: Path) -> None:
+    stages = [{"first_block": 0, "end_block": 2, "node": "b"}, {"first_block": 2, "end_block": 3, "node": "a"}]
+    file = Files(tmp_path).write({"stages": stages, "bottleneck_s": 0.5, "proven": True})
+    assert load_plan(file) == tuple(Stage(**stage) for stage in stages)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"stages": []}, "stages: Tuple should have at least 1 item"),
+        ({"stages": None, "reason": "no room"}, "stages: Input should be a valid tuple"),
+        ({"stages": [{"first_block": 0, "end_block": 1, "host": "a"}]}, "'stages.0.host' is not a setting"),
+    ],
+)
+def test_a_wrong_plan_file_is_refused_with_the_place(tmp_path: Path, content: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_plan(Files(tmp_path).write(content))

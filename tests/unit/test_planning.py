@@ -6,7 +6,7 @@ import pytest
 
 from planner.chain import Chain
 from planner.cluster import Cluster, NodeSpec
-from planner.plan import NoPlanError, Plan
+from planner.plan import NoPlanError, Plan, Stage
 from tests.unit.planner_reference import full_mesh, make_chain
 from understudy.planning import PipelinePlanner
 
@@ -31,8 +31,9 @@ def plan(
     plans_before: int = 0,
     described: Cluster | None = None,
     limit: int = LIMIT,
+    given: tuple[Stage, ...] = (),
 ) -> Plan:
-    planner = PipelinePlanner(chain, stages=stages, max_payload_bytes=limit, cluster=described)
+    planner = PipelinePlanner(chain, stages=stages, max_payload_bytes=limit, cluster=described, given=given)
     return planner(there, plans_before)
 
 
@@ -134,3 +135,22 @@ def test_an_input_above_the_limit_does_not_keep_stages_together() -> None:
 def test_survivors_that_cannot_hold_a_stage_do_not_keep_the_others_from_answering() -> None:
     there = (*nodes("a", "b", memory=2), NodeSpec(name="tiny", memory_bytes=0))
     assert len(plan(there, stages=3, plans_before=1).stages) == 2
+
+
+GIVEN = (Stage(first_block=0, end_block=3, node="b"), Stage(first_block=3, end_block=4, node="a"))
+
+
+def test_a_given_plan_is_served_while_its_nodes_are_there_however_bad_it_is() -> None:
+    assert plan(nodes("a", "b", "c"), given=GIVEN).stages == GIVEN
+    assert plan(nodes("a", "b"), given=GIVEN, plans_before=3).stages == GIVEN
+    assert plan(nodes("a", "c"), given=GIVEN, plans_before=1).nodes == ("a", "c")
+
+
+def test_the_first_plan_insists_on_the_given_one() -> None:
+    with pytest.raises(NoPlanError, match="node 'b' of a given stage is not there"):
+        plan(nodes("a", "c"), given=GIVEN)
+    with pytest.raises(NoPlanError, match="blocks 0 to 2 need 3 bytes, and node 'b' has 2"):
+        plan(nodes("a", "b", memory=2), given=GIVEN)
+    chain = make_chain((8, 4, 4, 4, 2000), memory=(1, 1, 1, 1), flops=(4, 4, 4, 4))
+    with pytest.raises(NoPlanError, match="the output of 'tiny' has 2000 bytes"):
+        plan(nodes("a", "b"), chain=chain, given=GIVEN)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from bench.planner.instances import hard
 from planner.chain import Chain
 from planner.cluster import Cluster
-from planner.plan import NoPlanError, Objective, Plan
-from planner.solve import solve
+from planner.plan import NoPlanError, Objective, Plan, Stage
+from planner.solve import price, solve
 from tests.unit.planner_reference import (
     INF,
     SubsetProgramme,
@@ -459,3 +459,43 @@ def test_a_search_that_gives_up_does_not_blame_links_that_nobody_counts() -> Non
         assert "link" not in str(error)
     else:
         assert_valid(plan, chain, cluster)
+
+
+# A plan that is given.
+
+
+@given(SEEDS)
+def test_a_given_plan_costs_what_the_planner_says_of_it(seed: int) -> None:
+    chain, cluster, stages = random_case(seed)
+    plan = solved(lambda: solve(chain, cluster, stages=stages))
+    if plan is not None:
+        given_plan = price(chain, cluster, plan.stages)
+        assert (given_plan.stages, given_plan.steps) == (plan.stages, plan.steps)
+        assert (given_plan.bottleneck_s, given_plan.latency_s) == (plan.bottleneck_s, plan.latency_s)
+        assert given_plan.lower_bound_s == 0
+
+
+def test_a_given_plan_runs_on_the_very_nodes_that_it_names_though_others_are_equal() -> None:
+    chain, cluster = make_chain((1, 1, 1)), make_cluster((None,) * 4)
+    stages = (Stage(first_block=0, end_block=1, node="n3"), Stage(first_block=1, end_block=2, node="n1"))
+    assert price(chain, cluster, stages).stages == stages
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        (((0, 1, "n0"),), "do not cover blocks 0 to 1"),
+        (((0, 1, "n0"), (1, 1, "n1"), (1, 2, "n2")), "empty"),
+        (((1, 2, "n0"), (0, 1, "n1")), "in order"),
+        (((0, 1, "n0"), (1, 2, "n0")), "node 'n0' has two of the given stages"),
+        (((0, 1, "n0"), (1, 2, "w")), "node 'w' of a given stage is not there"),
+        (((0, 2, "n0"),), "blocks 0 to 1 need 6 bytes, and node 'n0' has 4"),
+        (((0, 1, "n0"), (1, 2, "n1")), "the 7 bytes of cut 1 cannot go from n0 to n1"),
+    ],
+)
+def test_a_given_plan_that_is_none_is_refused(stages: tuple[tuple[int, int, str], ...], said: str) -> None:
+    chain = make_chain((1, 7, 1), memory=(3, 3))
+    cluster = make_cluster((4, 4, 4), bandwidth_bytes_per_s=((0, 0, 1), (1, 0, 1), (1, 1, 0)))
+    given_stages = [Stage(first_block=first, end_block=end, node=node) for first, end, node in stages]
+    with pytest.raises(NoPlanError, match=said):
+        price(chain, cluster, given_stages)

@@ -21,11 +21,17 @@ def controller(
     cluster: Annotated[
         Path | None, typer.Option(help="Speeds and links of the nodes (docs/planner.md). Default: all are equal.")
     ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="Serve with these stages (`understudy plan --json`) while their nodes are there."),
+    ] = None,
     expect: Annotated[int, typer.Option(min=1, help="Wait for so many nodes before the first plan.")] = 1,
     window: Annotated[int, typer.Option(min=0, help="Frames in flight; 0: chosen from the model's sizes.")] = 0,
     max_batch: Annotated[int, typer.Option(min=1, help="Frames in one message and one inference, at most.")] = 64,
     top_k: Annotated[int, typer.Option(min=1, help="Scores in a classifier's result.")] = 5,
-    resend_after: Annotated[str, typer.Option(help="A frame that is away for so long may be sent again.")] = "5s",
+    resend_after: Annotated[
+        str, typer.Option(help="A frame that is away for so long, or longer where answers are, may be sent again.")
+    ] = "5s",
     standby: Annotated[
         bool, typer.Option("--standby", help="Wait for the controller that serves to end, and take over.")
     ] = False,
@@ -41,15 +47,18 @@ def controller(
     Example: understudy controller --broker nats://10.0.0.5:4222 --bundle ./resnet --stages 4 --expect 4
     """
     from broker.control import FlowSettings
+    from broker.errors import UnderstudyError
     from broker.subjects import check_name
     from understudy.bundles import load_model, open_bundle
     from understudy.controller import ControllerSettings, run_controller
     from understudy.delivery import read_delivery
     from understudy.logs import set_up_logs
     from understudy.objectives import read_recovery
-    from understudy.planfiles import load_cluster
+    from understudy.planfiles import load_cluster, load_plan
     from understudy.settings import read_settings
 
+    if stages is not None and plan is not None:
+        raise UnderstudyError("--stages and --plan are both given: a plan says how many stages there are")
     settings = read_settings()
     set_up_logs(settings, default_level="info")
     url = needed_broker(settings, broker)
@@ -74,6 +83,7 @@ def controller(
             system_broker=settings.system_broker,
             stages=stages,
             cluster=None if cluster is None else load_cluster(cluster),
+            plan=() if plan is None else load_plan(plan),
             policy=read_recovery(recovery).policy(expected_nodes=expect),
             standby=standby,
             cache=cache or settings.cache_dir / "controllers" / name,

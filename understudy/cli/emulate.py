@@ -34,6 +34,10 @@ def emulate(
     ] = "100mbit",
     bundle: Annotated[Path | None, typer.Option(help="The bundle to serve. Default: the digits bundle.")] = None,
     model: Annotated[Path | None, typer.Option(help="A bare ONNX model to serve in place of a bundle.")] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="Serve with these stages (`understudy plan --json`). Default: the controller plans."),
+    ] = None,
     memory: Annotated[
         str | None,
         typer.Option(help="For stages on each node, such as 64MB. Default: too little for the whole network."),
@@ -76,6 +80,7 @@ def emulate(
     from understudy.emulation.preparation import Wishes, sources_folder
     from understudy.emulation.scenario import load_scenario
     from understudy.logs import set_up_logs
+    from understudy.planfiles import load_plan
     from understudy.settings import read_settings
 
     set_up_logs(read_settings(), default_level="error")
@@ -90,6 +95,7 @@ def emulate(
         cluster=cluster,
         bundle=bundle,
         model=model,
+        plan=() if plan is None else load_plan(plan),
         memory_bytes=None if memory is None else size_option("--memory", memory),
         cpus=cpus,
         scenario=scenario,

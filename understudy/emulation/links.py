@@ -30,6 +30,9 @@ MOST_NODES = 64
 HEADROOM = 1.3
 """Memory of the nodes that are left in the worst moment, together, as a multiple of what the whole network needs."""
 
+PAYLOAD_SHARE = 1448 / 1514
+"""Of a link's rate, what TCP carries at best: 1448 bytes of payload in a frame of 1514 (RFC 9293, with timestamps)."""
+
 Topology = Literal["mesh", "star"]
 
 _RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmg])bit", re.IGNORECASE)
@@ -120,6 +123,23 @@ def with_machines(
         for node in cluster.nodes
     )
     return replace(cluster, nodes=specs)
+
+
+def payload_cluster(cluster: Cluster) -> Cluster:
+    """The same cluster as the planner is told of it: with what messages get of each link in the place of its rate."""
+
+    def share(row: Row | None) -> Row | None:
+        return None if row is None else tuple(rate * PAYLOAD_SHARE for rate in row)
+
+    links = cluster.bandwidth_bytes_per_s
+    return replace(
+        cluster,
+        bandwidth_bytes_per_s=None if links is None else tuple(share(row) or () for row in links),
+        up_bytes_per_s=share(cluster.up_bytes_per_s),
+        down_bytes_per_s=share(cluster.down_bytes_per_s),
+        source_bytes_per_s=share(cluster.source_bytes_per_s),
+        sink_bytes_per_s=share(cluster.sink_bytes_per_s),
+    )
 
 
 def _split_memory(cluster: Cluster, chain: Chain, lost: int) -> int:

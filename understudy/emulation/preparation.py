@@ -13,13 +13,13 @@ from broker.server import ServerConfig
 from planner.chain import Chain
 from planner.cluster import Cluster
 from planner.codec import within
-from planner.plan import NoPlanError, Plan
-from planner.solve import solve
+from planner.plan import NoPlanError, Plan, Stage
+from planner.solve import price, solve
 from stages.bundle import Bundle, write_bundle
 from stages.codec_cost import with_codecs
 from understudy.bundles import load_model, open_bundle
 from understudy.emulation.errors import EmulationError
-from understudy.emulation.links import check_names, with_machines
+from understudy.emulation.links import check_names, payload_cluster, with_machines
 from understudy.emulation.project import CONTROLLER, IMAGE, RESERVED, File, Layout, Place, Project, make_project
 from understudy.emulation.report import Outcome
 from understudy.emulation.samples import Samples, make_samples
@@ -36,6 +36,7 @@ class Wishes:
     `window`: frames under way at most, 0: as many as the links can carry without a long queue.
 
     Attributes:
+        plan: the stages to serve with; none: the controller plans.
         memory_bytes, cpus: of nodes of which the cluster does not tell them. No memory: so little that the network is
             split.
         image: one that is there, in place of building it.
@@ -44,6 +45,7 @@ class Wishes:
     cluster: Cluster
     bundle: Path | None = None
     model: Path | None = None
+    plan: tuple[Stage, ...] = ()
     memory_bytes: int | None = None
     cpus: float = 1.0
     scenario: Scenario | None = None
@@ -64,9 +66,17 @@ class Wishes:
 
 @dataclass(slots=True, kw_only=True)
 class Prepared:
-    """What is known before anything is started. `folder` has the files of the project."""
+    """What is known before anything is started. `folder` has the files of the project.
+
+    Attributes:
+        chain, seen: what the controller plans for, and with.
+        plan: the one given, or the one that the controller should find.
+    """
 
     folder: Path
+    chain: Chain
+    seen: Cluster
+    plan: Plan
     layout: Layout
     project: Project
     samples: Samples
@@ -97,14 +107,18 @@ async def prepare(wishes: Wishes, folder: Path, place: Place) -> Prepared:
         cluster=cluster,
         cpus=cpus,
         served=("--bundle", "{here}/bundle"),
+        plan=wishes.plan,
         mqtt=wishes.mqtt,
         image=wishes.image or IMAGE,
         place=place,
     )
     # As the controller will see it: it sends no activation in pieces.
-    seen = replace(cluster, max_payload_bytes=ServerConfig().max_payload_bytes, chunked=False)
+    seen = replace(payload_cluster(cluster), max_payload_bytes=ServerConfig().max_payload_bytes, chunked=False)
     try:
-        plan = await asyncio.to_thread(solve, chain, seen, time_limit_s=PLAN_S)
+        if wishes.plan:
+            plan = price(chain, seen, wishes.plan)
+        else:
+            plan = await asyncio.to_thread(solve, chain, seen, time_limit_s=PLAN_S)
     except NoPlanError as error:
         raise EmulationError(f"no plan fits these nodes: {error}") from error
     outcome.planned_per_s = 1 / plan.bottleneck_s if plan.bottleneck_s else None
@@ -112,13 +126,21 @@ async def prepare(wishes: Wishes, folder: Path, place: Place) -> Prepared:
     project = make_project(layout)
     for path, file in project.files.items():
         _write(folder / path, file)
-    return Prepared(folder=folder, layout=layout, project=project, samples=samples, outcome=outcome)
+    return Prepared(
+        folder=folder,
+        chain=chain,
+        seen=seen,
+        plan=plan,
+        layout=layout,
+        project=project,
+        samples=samples,
+        outcome=outcome,
+    )
 
 
 def choose_window(plan: Plan) -> int:
-    """Frames under way: half as many again as keep every step busy, and more only where they are through in a moment.
-    What waits for many seconds is sent again, by those who cannot know that it is only waiting, and makes a slow link
-    slower."""
+    """Frames under way: half as many again as keep every step busy, and more only where they are through in a moment:
+    what waits longer makes nothing faster."""
     if plan.bottleneck_s <= 0:
         return MOST_WINDOW
     busy = math.ceil(1.5 * plan.latency_s / plan.bottleneck_s) + 1

@@ -19,7 +19,9 @@ import yaml
 
 from broker.server import GO_MEMORY
 from planner.cluster import Cluster
+from planner.plan import Stage
 from understudy.brokerconfig import BrokerConfig, MosquittoConfig, NatsConfig
+from understudy.emulation.links import payload_cluster
 from understudy.emulation.traffic import APPLY, Link, commands
 
 HUB, CONTROLLER, HUB_LINKS, SETUP = RESERVED = ("hub", "controller", "hub-links", "setup")
@@ -62,6 +64,7 @@ class Layout:
         cluster: what is emulated, and what the controller plans with.
         cpus: by node, the cores that it may use; a node that is not there has no limit.
         served: the controller's options for what it serves; `{here}` is its folder.
+        plan: the stages to serve with; none: the controller plans.
         mqtt: the hub is a mosquitto.
     """
 
@@ -69,6 +72,7 @@ class Layout:
     cluster: Cluster
     cpus: Mapping[str, float] = field(default_factory=dict)
     served: Sequence[str] = ()
+    plan: Sequence[Stage] = ()
     mqtt: bool = False
     image: str = IMAGE
     place: Place = field(default_factory=Place)
@@ -147,14 +151,22 @@ def make_project(layout: Layout) -> Project:
     private = _members(layout, broker)
     files = {path: File(text=text) for path, text in private.items()}
     files["compose.yaml"] = File(text=to_yaml(compose_document(layout)), private=False)
-    described = to_yaml(cluster_document(layout.cluster))
-    files |= {path: File(text=described, private=False) for path in ("cluster.yaml", f"{CONTROLLER}/cluster.yaml")}
+    # What is emulated, and what the planner is told of it.
+    described = {"cluster.yaml": layout.cluster, f"{CONTROLLER}/cluster.yaml": payload_cluster(layout.cluster)}
+    files |= {path: File(text=to_yaml(cluster_document(of)), private=False) for path, of in described.items()}
+    if layout.plan:
+        files[f"{CONTROLLER}/plan.json"] = File(text=json.dumps(plan_document(layout.plan)), private=False)
     here = f"127.0.0.1:{layout.place.port}"
     urls = broker.environment(broker.client)
     if isinstance(broker, NatsConfig):
         urls |= broker.environment(broker.system)
     urls = {name: url.replace(f"{hub}:{broker.port}", here) for name, url in urls.items()}
     return Project(files=files, client_url=urls["UNDERSTUDY_BROKER"], system_url=urls.get("UNDERSTUDY_SYSTEM_BROKER"))
+
+
+def plan_document(stages: Sequence[Stage]) -> dict[str, Any]:
+    """A plan file, as `understudy plan --json` prints it."""
+    return {"stages": [asdict(stage) for stage in stages]}
 
 
 def cluster_document(cluster: Cluster) -> dict[str, Any]:
@@ -221,6 +233,7 @@ def _routes(layout: Layout, servers: Sequence[str], name: str, password: str) ->
 def _controller(layout: Layout, broker: BrokerConfig) -> dict[str, Any]:
     argv = ["understudy", "controller", "--pipeline", layout.pipeline, "--expect", str(len(layout.cluster.nodes))]
     argv += ["--cluster", "{here}/cluster.yaml", "--cache", f"{HOME}/cache", *layout.served]
+    argv += ["--plan", "{here}/plan.json"] if layout.plan else []
     # In a mesh the others are brokers as well: the hub's end is not the controller's.
     spare = layout.cluster.names[:2] if layout.mesh else ()
     hosts = [layout.address(name) for name in (HUB, *spare)]

@@ -6,7 +6,8 @@ import secrets
 import socket
 import tempfile
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from broker.folder import TemporaryFolder
@@ -29,28 +30,30 @@ async def rehearse(wishes: Wishes, say: Say) -> Outcome:
     Raises:
         EmulationError: there is no engine, or the cluster does not come up.
     """
+    async with emulated(wishes, say) as run:
+        say(f"ready after {run.outcome.ready_s:.0f} s; streaming frames ...")
+        await run.play()
+    return run.outcome
+
+
+@asynccontextmanager
+async def emulated(wishes: Wishes, say: Say) -> AsyncIterator[Run]:
+    """A cluster that is up and ready for frames; its containers are removed at the end. Raises EmulationError."""
     await engine.check_engine()
     if wishes.image is None:
-        sources = wishes.sources or sources_folder()
-        if sources is None:
-            raise EmulationError("the image is built from the sources, which are not here: use a checkout, or --image")
-        say("building the image (minutes the first time, seconds when only the code has changed) ...")
-        await engine.build(sources, IMAGE)
-    if wishes.keep:
-        return await _rehearse(wishes, Path(tempfile.mkdtemp(prefix=_KEPT_PREFIX)), say)
-    with TemporaryFolder.make(_PREFIX) as parent:
-        return await _rehearse(wishes, parent.path, say)
-
-
-async def _rehearse(wishes: Wishes, parent: Path, say: Say) -> Outcome:
-    """In a folder of its name, which the containers' files are mounted from."""
-    place = Place(name=f"understudy-{secrets.token_hex(4)}", subnet=await _free_subnet(), port=_free_port())
-    folder = parent / place.name
-    folder.mkdir()
-    prepared = await prepare(wishes, folder, place)
-    layout, outcome = prepared.layout, prepared.outcome
-    began_s = time.monotonic()
+        await build_image(wishes.sources, say)
     async with AsyncExitStack() as stack:
+        if wishes.keep:
+            parent = Path(tempfile.mkdtemp(prefix=_KEPT_PREFIX))
+        else:
+            parent = stack.enter_context(TemporaryFolder.make(_PREFIX)).path
+        place = Place(name=f"understudy-{secrets.token_hex(4)}", subnet=await _free_subnet(), port=_free_port())
+        # Of its name: the containers' files are mounted from there.
+        folder = parent / place.name
+        folder.mkdir()
+        prepared = await prepare(wishes, folder, place)
+        layout = prepared.layout
+        began_s = time.monotonic()
         containers = await stack.enter_async_context(Stack(layout, folder, keep=wishes.keep))
         remove = f"docker compose -p {layout.name} down --volumes"
         stack.callback(say, f"kept: {folder}; {remove}" if wishes.keep else "removing the containers ...")
@@ -60,10 +63,17 @@ async def _rehearse(wishes: Wishes, parent: Path, say: Say) -> Outcome:
         run = Run(prepared, wishes, containers, say)
         stack.push_async_callback(run.close)
         await run.open()
-        outcome.ready_s = time.monotonic() - began_s
-        say(f"ready after {outcome.ready_s:.0f} s; streaming frames ...")
-        await run.play()
-    return outcome
+        prepared.outcome.ready_s = time.monotonic() - began_s
+        yield run
+
+
+async def build_image(sources: Path | None, say: Say) -> None:
+    """From `sources`, or the checkout that this package is part of. Raises EmulationError where there is none."""
+    sources = sources or sources_folder()
+    if sources is None:
+        raise EmulationError("the image is built from the sources, which are not here: use a checkout, or --image")
+    say("building the image (minutes the first time, seconds when only the code has changed) ...")
+    await engine.build(sources, IMAGE)
 
 
 async def _free_subnet() -> str:

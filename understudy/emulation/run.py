@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,22 +13,27 @@ from broker.cluster import is_mesh
 from broker.connect import connect as connect_broker
 from broker.errors import BrokerError
 from broker.port import Broker
+from planner.plan import Stage
 from understudy.client import connect
 from understudy.demo import stage_lines
 from understudy.discovery import UnknownPipelineError, statuses
 from understudy.emulation import load
+from understudy.emulation.disturbance import Fault
 from understudy.emulation.engine import Stack
 from understudy.emulation.errors import EmulationError
 from understudy.emulation.preparation import Prepared, Wishes
 from understudy.emulation.project import CONTROLLER, HUB, Layout, links_of
-from understudy.emulation.report import Fault, Outcome
+from understudy.emulation.report import Outcome
 from understudy.emulation.scenario import REPAIRS, TAKES_AWAY, Step, resolve
 from understudy.emulation.stream import Stream
 from understudy.emulation.traffic import Link, commands
+from understudy.events import EventError, parse_episode, read_journal
 
 READY_S = 240.0
 WHOLE_S = 60.0
 FRAME_S = 90.0
+"""A frame without an answer for so long, and for three times as long as the plan takes for a full window, is lost."""
+
 LOOK_S = 0.2
 AFTER_S = 2.0
 """How long to stream on after the last step has healed."""
@@ -51,7 +56,6 @@ class Run:
     _away: set[str] = field(default_factory=set)
     _roles: dict[str, str] = field(default_factory=dict)
     _broker: Broker | None = None
-    _over: bool = False
 
     @property
     def layout(self) -> Layout:
@@ -102,45 +106,85 @@ class Run:
         if self._broker is not None:
             await self._broker.close()
 
+    async def served(self) -> tuple[int, tuple[Stage, ...]]:
+        """The plan's epoch and stages, as the controller says. Raises EmulationError where it does not answer."""
+        document = await self._status()
+        if document is None:
+            raise EmulationError("the controller does not say which stages it has deployed")
+        placed = [(first, end, node["name"]) for node in document["nodes"] for first, end in node["stages"]]
+        stages = tuple(Stage(first_block=first, end_block=end, node=name) for first, end, name in sorted(placed))
+        return document["epoch"], stages
+
     async def play(self) -> None:
         """Stream, and carry out the scenario meanwhile."""
+        wishes = self.wishes
+        await self._stream(self.outcome, self._direct, rate_per_s=wishes.rate_per_s, window=self.outcome.window)
+
+    async def stream(self, seconds: float, window: int, *, frames: int = 0) -> Outcome:
+        """Stream at full rate with so many frames under way, at least so long and so many; all are answered at the end.
+        Nothing goes wrong on purpose."""
+
+        async def wait(stream: Stream) -> None:
+            await asyncio.sleep(seconds)
+            await stream.published_at_least(frames)
+
+        outcome = Outcome(cores=self.outcome.cores, planned_per_s=self.outcome.planned_per_s, window=window)
+        await self._stream(outcome, wait, rate_per_s=0.0, window=window)
+        return outcome
+
+    async def _stream(
+        self, outcome: Outcome, until: Callable[[Stream], Awaitable[None]], *, rate_per_s: float, window: int
+    ) -> None:
         assert self._broker is not None  # noqa: S101 - open comes first
         url, pipeline = self.prepared.project.client_url, self.layout.pipeline
+        over = asyncio.Event()
+        before = load.cpu_times()
+
+        async def end(stream: Stream) -> None:
+            try:
+                await until(stream)
+            finally:
+                over.set()
+                outcome.streamed_s = stream.now_s
+                outcome.cpu_busy = load.busy_share(before, load.cpu_times())
+
         try:
-            async with connect(url, pipeline, timeout_s=FRAME_S) as client:
-                stream = Stream(
-                    client,
-                    self.prepared.samples.samples,
-                    self.outcome,
-                    rate_per_s=self.wishes.rate_per_s,
-                    window=self.outcome.window,
-                )
+            async with connect(url, pipeline, timeout_s=_frame_s(outcome)) as client:
+                stream = Stream(client, self.prepared.samples.samples, outcome, rate_per_s=rate_per_s, window=window)
                 await stream.listen(self._broker, pipeline)
-                before = load.cpu_times()
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(stream.run(lambda: self._over), name="stream")
-                    group.create_task(self._direct(stream), name="scenario")
-                self.outcome.cpu_busy = load.busy_share(before, load.cpu_times())
+                    group.create_task(stream.run(over.is_set), name="stream")
+                    group.create_task(end(stream), name="scenario")
+            await self._read_journal(outcome)
         except UnknownPipelineError as error:
             raise EmulationError(str(error)) from error
         except ExceptionGroup as group_error:
-            raise group_error.exceptions[0] from None
+            raise _first_of(group_error) from None
+
+    async def _read_journal(self, outcome: Outcome) -> None:
+        assert self._broker is not None  # noqa: S101 - open comes first
+        try:
+            records = await read_journal(self._broker, self.layout.pipeline)
+            outcome.episodes = [parse_episode(record) for record in records]
+        except (BrokerError, EventError) as error:
+            outcome.notes.append(f"the controller's journal is missing: {error}")
 
     async def _direct(self, stream: Stream) -> None:
-        try:
-            scenario = self.wishes.scenario
+        scenario = self.wishes.scenario
+        async with asyncio.TaskGroup() as group:
             for step in () if scenario is None else scenario.for_nodes(self.layout.cluster.names):
                 if step.healed:
                     await self._until_whole()
                 await asyncio.sleep(step.after)
+                asked_at = time.time()
                 await self._do(step, stream)
-            if scenario is not None:
-                await self._until_whole()
-                await asyncio.sleep(AFTER_S)
-            await asyncio.sleep(max(0.0, self.wishes.seconds - stream.now_s))
-            await stream.published_at_least(self.wishes.frames)
-        finally:
-            self._over = True
+                # Beside what follows: the next step may be due at once, and the engine forgets its events soon.
+                group.create_task(self._set_moment(len(self.outcome.faults) - 1, asked_at), name="moment")
+        if scenario is not None:
+            await self._until_whole()
+            await asyncio.sleep(AFTER_S)
+        await asyncio.sleep(max(0.0, self.wishes.seconds - stream.now_s))
+        await stream.published_at_least(self.wishes.frames)
 
     # ---- one step ----------------------------------------------------------------------------------------------
 
@@ -151,6 +195,13 @@ class Run:
         self.say(f"{stream.now_s:6.1f} s  {step.do} {name}")
         note = await self._carry_out(step, name)
         self.outcome.faults[-1] = replace(fault, note=note)
+
+    async def _set_moment(self, number: int, asked_at: float) -> None:
+        """A fault began when the engine had done it, not when it was asked to."""
+        fault = self.outcome.faults[number]
+        with contextlib.suppress(EmulationError):
+            if (at := await self.stack.moment(fault.action, fault.who, since=asked_at)) is not None:
+                self.outcome.faults[number] = replace(fault, at_s=at - self.outcome.began_at)
 
     async def _carry_out(self, step: Step, name: str) -> str:
         """A note, where it could not be done as asked."""
@@ -241,3 +292,15 @@ class Run:
         if document["technique"] != "none":
             return f"answers come by {document['technique']}"
         return "" if document["prepared"] else "spares are being loaded"
+
+
+def _frame_s(outcome: Outcome) -> float:
+    """How long an answer may take: also where a full window is under way, three times what the plan takes for it."""
+    planned_per_s = outcome.planned_per_s
+    return FRAME_S if planned_per_s is None else max(FRAME_S, 3 * outcome.window / planned_per_s)
+
+
+def _first_of(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

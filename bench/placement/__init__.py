@@ -1,0 +1,1 @@
+"""Plans of several methods, deployed on one emulated cluster."""

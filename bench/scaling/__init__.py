@@ -1,0 +1,1 @@
+"""Throughput and latency against the number of nodes, on emulated clusters."""
