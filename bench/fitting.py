@@ -1,8 +1,9 @@
 """What an answer is worth while a stage is lost: fitted parts, measured on images that nothing was fitted to.
 
-    python -m bench.fitting --data FOLDER [--nodes 16,8,4] [--images 3000]
+    python -m bench.fitting [--data FOLDER] [--nodes 16,8,4] [--images 3000] [--json FILE]
 
-`FOLDER` holds `resnet32_cifar10_jpeg.onnx`, `cifar10_train.npz` and `cifar10_test_public.npz`. Parts are fitted to
+`FOLDER`, by default $UNDERSTUDY_DATA, holds `resnet32_cifar10_jpeg.onnx`, `cifar10_train.npz` and
+`cifar10_test_public.npz`. Parts are fitted to
 training images without their labels. The estimates come from one half of the test images, the truth from the other.
 The paper is CONTINUER (Majeed et al. 2022): exits of a ResNet-32 that were trained together with it for 500 epochs
 reach 62-70 % after its first four blocks (figure 4), and only blocks that keep their shape can be skipped.
@@ -17,6 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.document import BusyMeter, Figure, document, figure
+from bench.harness import write_json
+from bench.subjects import MissingSubjectError, data_file
 from stages.calibration import load_calibration
 from stages.engine import Engine
 from stages.fitting import FittedPart, fit_parts, measure
@@ -26,6 +30,7 @@ from stages.manifest import ImageInput
 from understudy.fitting import planned_stages
 
 MODEL, TRAIN, TEST = "resnet32_cifar10_jpeg.onnx", "cifar10_train.npz", "cifar10_test_public.npz"
+PACKAGES = ("onnxruntime", "onnx", "numpy")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BRIDGE_SHARE = 0.37
 """What may count as a bridge without a standby: so much of the lost stage's arithmetic."""
@@ -64,7 +69,7 @@ def milliseconds(graph: ModelGraph, part: FittedPart, runs: int = 40) -> float:
 
 def one_count(
     graph: ModelGraph, stages: Sequence[tuple[int, int]], fit: Sample, estimate: Sample, truth: Sample
-) -> None:
+) -> list[Figure]:
     started = time.perf_counter()
     # Exits of the other cuts stand in for all that follows, and most of the time would go into them.
     exits = [first for first, _ in stages][-1 if len(stages) > 4 else 0 :]
@@ -101,6 +106,13 @@ def one_count(
         f"\nBridges without a standby (**) lose {losses.mean():.2f} points on average, {losses.max():.2f} at worst; "
         f"estimates are off by {np.mean(gaps):.2f} points on average, {np.max(gaps):.2f} at worst."
     )
+    name = f"{len(stages)} nodes"
+    return [
+        figure(f"{name}: bridges lose", float(losses.mean()), "points, mean", note=f"{losses.max():.2f} at worst"),
+        figure(
+            f"{name}: estimates are off by", float(np.mean(gaps)), "points, mean", note=f"{np.max(gaps):.2f} at worst"
+        ),
+    ]
 
 
 def belongs(part: FittedPart, stage: tuple[int, int]) -> bool:
@@ -114,15 +126,26 @@ def is_bridge(part: FittedPart) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="default: $UNDERSTUDY_DATA")
     parser.add_argument("--nodes", default="16,8,4")
     parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     options = parser.parse_args()
-    graph = ModelGraph.load(options.data / MODEL)
-    fit = load(options.data / TRAIN, graph, options.images)
-    estimate, truth = halves(load(options.data / TEST, graph, None))
+    try:
+        folder = options.data or data_file(MODEL).parent
+    except MissingSubjectError as error:
+        parser.error(str(error))
+    meter = BusyMeter()
+    graph = ModelGraph.load(folder / MODEL)
+    fit = load(folder / TRAIN, graph, options.images)
+    estimate, truth = halves(load(folder / TEST, graph, None))
+    found: list[Figure] = []
     for count in options.nodes.split(","):
-        one_count(graph, planned_stages(graph, [int(count)], single=False), fit, estimate, truth)
+        found += one_count(graph, planned_stages(graph, [int(count)], single=False), fit, estimate, truth)
+    if options.json is not None:
+        details = {"images": options.images}
+        made = document("fitting", found, details, quick=False, packages=PACKAGES, busy=meter.read())
+        write_json(options.json, made)
 
 
 if __name__ == "__main__":

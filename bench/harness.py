@@ -20,6 +20,7 @@ import uvloop
 from rich.console import Console
 
 from broker.errors import UnderstudyError
+from understudy.emulation import load
 from understudy.logs import set_up_logs
 from understudy.settings import Settings, read_settings
 
@@ -139,8 +140,8 @@ def cpu_s(pid: int) -> float:
 
 def machine_busy_s() -> float:
     """Seconds that the cores of the machine were busy since it started, whoever used them."""
-    user, nice, system, _idle, _wait, irq, softirq, *_ = Path("/proc/stat").read_text().split()[1:9]
-    return sum(map(int, (user, nice, system, irq, softirq))) / _TICKS_PER_S
+    busy, _ = load.cpu_times()
+    return busy / _TICKS_PER_S
 
 
 def rss_bytes(pid: int) -> int:
@@ -189,6 +190,17 @@ def machine(packages: Collection[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {package: version(package) for package in packages},
     }
+
+
+def installed(package: str) -> bool:
+    """Whether a distribution of that name is there."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

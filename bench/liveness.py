@@ -26,6 +26,7 @@ from rich.table import Table
 
 import understudy
 from bench import harness
+from bench.document import BusyMeter, Figure, document, figure, none_of
 from bench.subjects import SUBJECTS, MissingSubjectError, Subject, load
 from broker import pulse, subjects
 from broker.connect import connect
@@ -408,9 +409,8 @@ async def run(options: argparse.Namespace, console: Console) -> bool:
     """Measure and print; True where no node was suspected that had nothing."""
     quiet_s = options.minutes * 60 if options.minutes is not None else 20.0 if options.quick else 600.0
     effort = Effort(quiet_s=quiet_s, stops=10 if options.quick else 40, kills=4 if options.quick else 20)
-    document: dict[str, Any] = {"benchmark": "liveness", "machine": harness.machine(PACKAGES), "seed": options.seed}
-    document |= {"detector": asdict(PULSE_DETECTOR), "effort": asdict(effort), "subjects": []}
-    right = True
+    meter = BusyMeter()
+    found: list[Measured] = []
     with harness.scratch() as (scratch, settings):
         for name in options.subject or ["digits"]:
             try:
@@ -420,11 +420,28 @@ async def run(options: argparse.Namespace, console: Console) -> bool:
                 continue
             measured = await measure(subject, effort, options.nodes, settings, options.seed)
             show(console, measured)
-            document["subjects"].append(asdict(measured))
-            right = right and not measured.false_suspicions
+            found.append(measured)
     if options.json is not None:
-        harness.write_json(options.json, document)
-    return right
+        details = {
+            "seed": options.seed,
+            "detector": asdict(PULSE_DETECTOR),
+            "effort": asdict(effort),
+            "subjects": found,
+        }
+        headlines = [headline for measured in found for headline in figures(measured)]
+        made = document("liveness", headlines, details, quick=options.quick, packages=PACKAGES, busy=meter.read())
+        harness.write_json(options.json, made)
+    return not any(measured.false_suspicions for measured in found)
+
+
+def figures(measured: Measured) -> list[Figure]:
+    """For `bench.document`."""
+    name = measured.subject
+    return [
+        figure(f"{name}: a hang is noticed", 1e3 * harness.percentile(measured.stop_s, 0.95), "ms, p95"),
+        figure(f"{name}: a crash is noticed", 1e3 * harness.percentile(measured.kill_s, 0.95), "ms, p95"),
+        none_of(f"{name}: false suspicions", len(measured.false_suspicions), note=f"in {measured.quiet_s:.0f} s"),
+    ]
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,12 +22,19 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
+from bench.document import Figure, at_most, document, figure
+from bench.harness import write_json
+
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 MODELS = ("resnet50", "densenet121", "inception_v1", "inception_v2", "shufflenet", "squeezenet", "vgg19")
 PARTS = 3
 """Each model is measured whole, and in so many stages of equally many blocks."""
 
 RUNS = 3
+MOST_RATIO = 1.15
+"""What a stage may take of what the planner reckons with; more by a little where it has a few MB."""
+
+PACKAGES = ("onnxruntime", "onnx", "numpy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +103,21 @@ def stages_of(path: Path) -> list[tuple[int, int]]:
     return [(0, blocks), *pairwise(edges)]
 
 
+def figures(results: Sequence[Measured]) -> list[Figure]:
+    """For `bench.document`."""
+    ratios = [result.ratio for result in results]
+    worst = max(results, key=lambda result: result.ratio)
+    return [
+        at_most(
+            "running / predicted, the worst stage",
+            worst.ratio,
+            MOST_RATIO,
+            note=f"{worst.model}, of {len(results)} stages",
+        ),
+        figure("running / predicted, median", statistics.median(ratios)),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
@@ -115,7 +139,9 @@ def main() -> None:
         table.add_row(result.model, blocks, *(f"{size / 1e6:.1f}" for size in sizes), f"{result.ratio:.2f}")
     Console().print(table)
     if options.json:
-        options.json.write_text(json.dumps([asdict(result) | {"ratio": result.ratio} for result in results], indent=2))
+        stages = [asdict(result) | {"ratio": result.ratio} for result in results]
+        made = document("memory", figures(results), {"stages": stages}, quick=False, packages=PACKAGES, busy=None)
+        write_json(options.json, made)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ answered with the scores of every frame, run one by one. It ends with its stdin.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import sys
 import time
@@ -16,17 +15,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from bench.asked import Asked
 from bench.subjects import Subject, Tensors, load
 
 WARM_UP_S = 0.2
-ANSWER_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,50 +134,18 @@ def _softmax(row: NDArray[np.float64]) -> NDArray[np.float64]:
     return powers
 
 
-class Reference:
+class Reference(Asked):
     """The process, seen from the benchmark. Use it with `async with`."""
 
     def __init__(self, subject: str, scratch: Path) -> None:
-        self._arguments = [sys.executable, "-m", "bench.reference", subject, str(scratch)]
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def __aenter__(self) -> Self:
-        pipe = asyncio.subprocess.PIPE
-        # A line of scores holds every class of every frame.
-        self._process = await asyncio.create_subprocess_exec(*self._arguments, stdin=pipe, stdout=pipe, limit=1 << 26)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._process is None or self._process.stdin is None:
-            return
-        self._process.stdin.close()
-        try:
-            async with asyncio.timeout(5):
-                await self._process.wait()
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
+        super().__init__("bench.reference", subject, str(scratch))
 
     async def measure(self, mode: Mode, seconds: float) -> Measured:
-        return Measured(**await self._ask({**asdict(mode), "seconds": seconds}))
+        return Measured(**await self.ask({**asdict(mode), "seconds": seconds}))
 
     async def scores(self) -> list[list[float]]:
-        answer: list[list[float]] = await self._ask({"scores": True})
+        answer: list[list[float]] = await self.ask({"scores": True})
         return answer
-
-    async def _ask(self, request: dict[str, Any]) -> Any:
-        process = self._process
-        assert process is not None
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(request).encode() + b"\n")
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            line = await process.stdout.readline()
-        if not line:
-            raise RuntimeError("the reference process has ended; its stderr says why")
-        return json.loads(line)
 
 
 def main(arguments: Sequence[str]) -> None:

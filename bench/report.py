@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.comparison import BATCHED, CALLERS, DECODING, SAME, Comparison
+from bench.document import Figure, at_least, none_of
 from bench.harness import Summary, cores, cpu_per_hop_us, summarise
 from bench.pipeline import CLIENT, SERVER
 from bench.subjects import Subject
@@ -37,6 +38,15 @@ def document(subject: Subject, runs: Sequence[Comparison]) -> dict[str, Any]:
         "frames": subject.frame_kind,
         "runs": [_run_document(run, one) for run in runs],
     }
+
+
+def figures(subject: Subject, runs: Sequence[Comparison]) -> list[Figure]:
+    """For `bench.document`: the ratios, and whether every answer was right."""
+    stages = [
+        at_least(f"{subject.name} in {run.pipeline.stages} stages / one process", run.ratio(SAME).median, GOOD)
+        for run in runs
+    ]
+    return [*stages, none_of(f"{subject.name}: wrong answers", sum(run.wrong for run in runs))]
 
 
 def _run_document(run: Comparison, one: float | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from bench import harness, report
 from bench.comparison import Comparison
+from bench.document import BusyMeter, Figure, document
 from bench.harness import cores, reference_threads
 from bench.pipeline import Pipeline, start
 from bench.reference import Measured, Mode, Reference
@@ -66,8 +67,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 async def run(options: argparse.Namespace, console: Console) -> bool:
     """Measure and print; True where every answer was right."""
     effort = QUICK if options.quick else FULL
-    document: dict[str, Any] = {"benchmark": "throughput", "quick": options.quick, "machine": harness.machine(PACKAGES)}
-    document["subjects"] = []
+    meter = BusyMeter()
+    figures: list[Figure] = []
+    subjects: list[dict[str, Any]] = []
     right = True
     with harness.scratch() as (scratch, settings):
         for name in options.subject or SUBJECTS:
@@ -75,14 +77,18 @@ async def run(options: argparse.Namespace, console: Console) -> bool:
                 subject = load(name, scratch)
             except MissingSubjectError as error:
                 console.print(f"[yellow]{name} is left out:[/] {error}", highlight=False)
-                document["subjects"].append({"name": name, "left_out": str(error)})
+                subjects.append({"name": name, "left_out": str(error)})
                 continue
             runs = await measure(subject, options.stages, effort, scratch=scratch, settings=settings, console=console)
             report.show(console, subject, runs)
-            document["subjects"].append(report.document(subject, runs))
+            subjects.append(report.document(subject, runs))
+            figures += report.figures(subject, runs)
             right = right and not any(run.wrong for run in runs)
     if options.json is not None:
-        harness.write_json(options.json, document)
+        about = document(
+            "throughput", figures, {"subjects": subjects}, quick=options.quick, packages=PACKAGES, busy=meter.read()
+        )
+        harness.write_json(options.json, about)
     return right
 
 

@@ -1,9 +1,11 @@
 """The machines and the links between them as the planner sees them.
 
-Symbols, used throughout `planner`: n nodes; M_v memory and s_v speed of node v; t_uv seconds per byte from u to v.
+Symbols, used throughout `planner`: n nodes; M_v memory and s_v speed of node v; t_uv seconds per byte from u to v, of
+which r_uv on the slowest link in between.
 
-- mesh: t_uv = 1 / bandwidth_uv for every ordered pair: a broker on every node, so a message crosses one link.
-- star: t_uv = 1 / up_u + 1 / down_v: one broker in the middle, so a message crosses two links, one after the other.
+- mesh: t_uv = r_uv = 1 / bandwidth_uv for every ordered pair: a broker on every node, so a message crosses one link.
+- star: one broker in the middle, which stores a message before it sends it on. So it crosses two links, one after the
+  other, t_uv = 1 / up_u + 1 / down_v, which carry different frames at the same time, r_uv = max(1 / up_u, 1 / down_v).
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class _Paths:
         self.may_go_on = may_go_on
         blocks = problem.blocks
         self.reach = (problem.stage_s <= limit_s).sum(axis=2) + np.arange(blocks + 1)[None, :]
-        self.links = problem.transfer_s <= limit_s
+        self.links = problem.link_s <= limit_s
         self.source = problem.source_s <= limit_s
         self.sink = problem.sink_s <= limit_s
         self.leads_on = self._backwards()

@@ -34,6 +34,8 @@ class Step:
         cut: the cut that crosses, or the stage's first block.
         size_bytes: what crosses; 0 for computing.
         seconds: how long it takes for one frame.
+        busy_s: how long the processor, or the slowest link that it crosses, works for one frame: less than `seconds`
+            in a star, where a transfer crosses two links.
     """
 
     kind: Literal["compute", "transfer"]
@@ -42,6 +44,7 @@ class Step:
     cut: int
     size_bytes: int
     seconds: float
+    busy_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +55,8 @@ class Plan:
         stages: at least one; no node twice.
         steps: every computing and transfer of a frame, in order.
         objective: what was minimised first.
-        bottleneck_s: the longest step: the pipeline's rate is 1 / bottleneck_s frames per second.
-        latency_s: the sum of the steps.
+        bottleneck_s: the longest `busy_s`: the pipeline's rate is 1 / bottleneck_s frames per second.
+        latency_s: the sum of the steps' `seconds`.
         lower_bound_s: no plan has a smaller value of the objective.
         gap: (value - lower_bound_s) / value; 0 where the plan is proven to be optimal.
         solve_s: how long the planner took.

@@ -1,10 +1,14 @@
 """Chain and cluster as arrays, in seconds.
 
 Symbols: D[v, i, j] time of stage [i, j) on node v, infinite where it does not fit; X[j, u, v] time of the transfer of
-cut j from node u to v; in[v] and out[v] times from the source and to the sink. A plan is a simple path of nodes
-v_1 ... v_K with cuts 0 = j_0 < j_1 < ... < j_K = B; its bottleneck is the largest, its latency the sum of
+cut j from node u to v, and R[j, u, v] <= X[j, u, v] how long it keeps one link busy, that which it keeps the longest;
+in[v] and out[v] times from the source and to the sink. A plan is a simple path of nodes v_1 ... v_K with cuts
+0 = j_0 < j_1 < ... < j_K = B. Its latency is the sum of
 
-    in[v_1], D[v_k, j_{k-1}, j_k] for k = 1..K, X[j_k, v_k, v_{k+1}] for k = 1..K-1, out[v_K].
+    in[v_1], D[v_k, j_{k-1}, j_k] for k = 1..K, X[j_k, v_k, v_{k+1}] for k = 1..K-1, out[v_K],
+
+and its bottleneck the largest of the same with R in the place of X: what a processor or a link does for one frame, it
+can do for the next one only afterwards, and different links carry different frames at the same time. In a mesh R = X.
 
 (SEIFER, arXiv 2304.11941, section III, has the transfers between nodes alone, and one memory for all.)
 
@@ -33,6 +37,7 @@ class Problem:
     Attributes:
         stage_s: D, float64 (n, B + 1, B + 1).
         transfer_s: X, float64 (B + 1, n, n); finite on the diagonal only for classes of capacity > 1.
+        link_s: R, of the same shape; finite where X is.
         source_s, sink_s: in and out, float64 (n,).
         members: the indices of each class's nodes in the cluster.
         room_bytes: weights that a node of each class can hold at most; infinite without a limit.
@@ -42,6 +47,7 @@ class Problem:
 
     stage_s: Array
     transfer_s: Array
+    link_s: Array
     source_s: Array
     sink_s: Array
     members: tuple[tuple[int, ...], ...]
@@ -62,23 +68,20 @@ class Problem:
 def make_problem(chain: Chain, cluster: Cluster) -> Problem:
     """The arrays of a chain on a cluster, with equal nodes merged."""
     stage = _stage_seconds(chain, cluster)
-    per_byte = _seconds_per_byte(cluster)
-    sizes = np.asarray(chain.cut_bytes, dtype=np.float64)
-    messages = _messages(chain, cluster)
-    with np.errstate(invalid="ignore"):  # 0 bytes over no link: infinite all the same
-        transfer = sizes[:, None, None] * per_byte + (messages * cluster.message_overhead_s)[:, None, None]
-    transfer[:, np.isinf(per_byte)] = np.inf
-    transfer[np.isinf(messages)] = np.inf
-    source = _edge(cluster.source_bytes_per_s, sizes[0], cluster)
-    sink = _edge(cluster.sink_bytes_per_s, sizes[-1], cluster)
-    members = _merge(chain, cluster, per_byte, source, sink)
+    whole, slowest = _seconds_per_byte(cluster)
+    source = _edge(cluster.source_bytes_per_s, chain.cut_bytes[0], cluster)
+    sink = _edge(cluster.sink_bytes_per_s, chain.cut_bytes[-1], cluster)
+    members = _merge(chain, cluster, (whole, slowest), source, sink)
     first = [group[0] for group in members]
-    merged = transfer[:, first][:, :, first]
-    for index, group in enumerate(members):
-        merged[:, index, index] = transfer[:, group[0], group[1]] if len(group) > 1 else np.inf
+    transfer = _of_classes(_transfer_seconds(chain, cluster, whole), members)
+    link = transfer
+    if slowest is not whole:
+        link = _of_classes(_transfer_seconds(chain, cluster, slowest), members)
+        link = np.where(np.isinf(transfer), np.inf, link)  # also where a sum is more than a float can tell
     return Problem(
         stage_s=stage[first],
-        transfer_s=merged,
+        transfer_s=transfer,
+        link_s=link,
         source_s=source[first],
         sink_s=sink[first],
         members=tuple(tuple(group) for group in members),
@@ -129,19 +132,41 @@ def _stage_seconds(chain: Chain, cluster: Cluster) -> Array:
     return result
 
 
-def _seconds_per_byte(cluster: Cluster) -> Array:
-    """t, with an infinite diagonal."""
+def _transfer_seconds(chain: Chain, cluster: Cluster, per_byte: Array) -> Array:
+    """Of each cut between all nodes, over links of these seconds per byte: (B + 1, n, n)."""
+    sizes = np.asarray(chain.cut_bytes, dtype=np.float64)
+    messages = _messages(chain, cluster)
+    with np.errstate(invalid="ignore"):  # 0 bytes over no link: infinite all the same
+        transfer = sizes[:, None, None] * per_byte + (messages * cluster.message_overhead_s)[:, None, None]
+    transfer[:, np.isinf(per_byte)] = np.inf
+    transfer[np.isinf(messages)] = np.inf
+    return transfer
+
+
+def _of_classes(transfer: Array, members: Sequence[Sequence[int]]) -> Array:
+    """The same between classes; within one, between two of its nodes."""
+    first = [group[0] for group in members]
+    merged = transfer[:, first][:, :, first]
+    for index, group in enumerate(members):
+        merged[:, index, index] = transfer[:, group[0], group[1]] if len(group) > 1 else np.inf
+    return merged
+
+
+def _seconds_per_byte(cluster: Cluster) -> tuple[Array, Array]:
+    """t and r of `planner.cluster`, with infinite diagonals; one array where they are the same."""
     count = len(cluster.nodes)
     with np.errstate(divide="ignore", over="ignore"):
         if cluster.topology == "star":
             up, down = (np.asarray(row, dtype=np.float64) for row in (cluster.up_bytes_per_s, cluster.down_bytes_per_s))
-            per_byte = 1 / up[:, None] + 1 / down[None, :]
+            whole = 1 / up[:, None] + 1 / down[None, :]
+            slowest = np.maximum(1 / up[:, None], 1 / down[None, :])
         elif cluster.bandwidth_bytes_per_s is None:
-            per_byte = np.zeros((count, count))
+            whole = slowest = np.zeros((count, count))
         else:
-            per_byte = 1 / np.asarray(cluster.bandwidth_bytes_per_s, dtype=np.float64)
-    np.fill_diagonal(per_byte, np.inf)
-    return per_byte
+            whole = slowest = 1 / np.asarray(cluster.bandwidth_bytes_per_s, dtype=np.float64)
+    np.fill_diagonal(whole, np.inf)
+    np.fill_diagonal(slowest, np.inf)
+    return whole, slowest
 
 
 def _messages(chain: Chain, cluster: Cluster) -> Array:
@@ -163,14 +188,14 @@ def _edge(row: Sequence[float] | None, size_bytes: float, cluster: Cluster) -> A
     return seconds + messages * cluster.message_overhead_s
 
 
-def _merge(chain: Chain, cluster: Cluster, per_byte: Array, source: Array, sink: Array) -> list[list[int]]:
+def _merge(chain: Chain, cluster: Cluster, links: Sequence[Array], source: Array, sink: Array) -> list[list[int]]:
     """Classes of equal nodes, each in the cluster's order."""
     groups: list[list[int]] = []
     by_key: dict[Any, list[list[int]]] = {}
     for index, node in enumerate(cluster.nodes):
         key = (node.memory_bytes, chain.seconds_on(node.name, node.flops_per_s), source[index], sink[index])
         for group in by_key.setdefault(key, []):
-            if all(_same_links(per_byte, index, other) for other in group):
+            if all(_same_links(per_byte, index, other) for other in group for per_byte in links):
                 group.append(index)
                 break
         else:

@@ -1,6 +1,6 @@
 """The plan with the least bottleneck, then the least latency, then the fewest nodes; with a proof where time allows.
 
-The bottleneck of an optimal plan is one of finitely many values: the times of stages and transfers. For a set of
+The bottleneck of an optimal plan is one of finitely many values: the times of stages and links. For a set of
 remembered nodes R (see `planner.walk`) let T_R be the least of them for which a walk exists: T_R bounds every plan from
 below, and grows with R. The quickest walk at T_R is looked at: if it is a simple path it is a plan whose bottleneck
 equals the bound. If not, the nodes that it repeats are remembered, and T_R is found anew, from where it was upwards.
@@ -252,20 +252,30 @@ class Search:
 
 def candidates(problem: Problem) -> Array:
     """All values that a bottleneck can have, ascending."""
-    inner = problem.transfer_s[1 : problem.blocks]
+    inner = problem.link_s[1 : problem.blocks]
     arrays = (problem.stage_s, inner, problem.source_s, problem.sink_s)
     return np.unique(np.concatenate([array[np.isfinite(array)].ravel() for array in arrays]))
 
 
-def steps_of(problem: Problem, visits: Sequence[Visit]) -> list[float]:
-    """Seconds of every step in order: source, stage, transfer, stage, ..., sink."""
+def durations(problem: Problem, visits: Sequence[Visit]) -> list[float]:
+    """Seconds of every step in order: source, stage, transfer, stage, ..., sink. Their sum is the latency."""
+    return _steps(problem, visits, problem.transfer_s)
+
+
+def busy(problem: Problem, visits: Sequence[Visit]) -> list[float]:
+    """How long each step keeps its processor, or the slowest of its links, from the next frame. The longest is the
+    bottleneck."""
+    return _steps(problem, visits, problem.link_s)
+
+
+def bottleneck(problem: Problem, visits: Sequence[Visit]) -> float:
+    return max(busy(problem, visits))
+
+
+def _steps(problem: Problem, visits: Sequence[Visit], between: Array) -> list[float]:
     seconds = [float(problem.source_s[visits[0].node])]
     for index, visit in enumerate(visits):
         seconds.append(float(problem.stage_s[visit.node, visit.start, visit.end]))
         if index + 1 < len(visits):
-            seconds.append(float(problem.transfer_s[visit.end, visit.node, visits[index + 1].node]))
+            seconds.append(float(between[visit.end, visit.node, visits[index + 1].node]))
     return [*seconds, float(problem.sink_s[visits[-1].node])]
-
-
-def bottleneck(problem: Problem, visits: Sequence[Visit]) -> float:
-    return max(steps_of(problem, visits))

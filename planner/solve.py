@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from planner.cluster import Cluster
 from planner.explain import explain
 from planner.plan import NoPlanError, Objective, Plan, Stage, Step
 from planner.problem import Problem, make_problem
-from planner.search import Search, steps_of
+from planner.search import Search, busy, durations
 from planner.walk import Visit
 
 
@@ -93,14 +94,14 @@ def _obstacle(chain: Chain, cluster: Cluster, step: Step, stages: Sequence[Stage
 
 def _plan(chain: Chain, problem: Problem, visits: Sequence[Visit], nodes: Sequence[str]) -> Plan:
     """Priced, and no more."""
-    seconds = steps_of(problem, visits)
+    seconds, busy_s = durations(problem, visits), busy(problem, visits)
     return Plan(
         stages=tuple(
             Stage(first_block=visit.start, end_block=visit.end, node=node)
             for visit, node in zip(visits, nodes, strict=True)
         ),
-        steps=_steps(chain, visits, nodes, seconds),
-        bottleneck_s=max(seconds),
+        steps=_steps(chain, visits, nodes, list(zip(seconds, busy_s, strict=True))),
+        bottleneck_s=max(busy_s),
         latency_s=float(np.sum(seconds)),
     )
 
@@ -111,15 +112,23 @@ def _names(problem: Problem, cluster: Cluster, visits: Sequence[Visit]) -> list[
     return [cluster.names[next(members[visit.node])] for visit in visits]
 
 
-def _steps(chain: Chain, visits: Sequence[Visit], nodes: Sequence[str], seconds: Sequence[float]) -> tuple[Step, ...]:
-    times = iter(seconds)
-    steps = [_transfer(chain, 0, "source", nodes[0], next(times))]
+def _steps(
+    chain: Chain, visits: Sequence[Visit], nodes: Sequence[str], times: Sequence[tuple[float, float]]
+) -> tuple[Step, ...]:
+    """`times`: of every step how long it takes, and for how long something is busy with it."""
+    ways: list[tuple[Literal["compute", "transfer"], str, str, int]] = [("transfer", "source", nodes[0], 0)]
     for index, (visit, node) in enumerate(zip(visits, nodes, strict=True)):
-        steps.append(Step(kind="compute", node=node, to=node, cut=visit.start, size_bytes=0, seconds=next(times)))
         to = nodes[index + 1] if index + 1 < len(nodes) else "sink"
-        steps.append(_transfer(chain, visit.end, node, to, next(times)))
-    return tuple(steps)
-
-
-def _transfer(chain: Chain, cut: int, node: str, to: str, seconds: float) -> Step:
-    return Step(kind="transfer", node=node, to=to, cut=cut, size_bytes=chain.cut_bytes[cut], seconds=seconds)
+        ways += [("compute", node, node, visit.start), ("transfer", node, to, visit.end)]
+    return tuple(
+        Step(
+            kind=kind,
+            node=node,
+            to=to,
+            cut=cut,
+            size_bytes=chain.cut_bytes[cut] if kind == "transfer" else 0,
+            seconds=seconds,
+            busy_s=busy_s,
+        )
+        for (kind, node, to, cut), (seconds, busy_s) in zip(ways, times, strict=True)
+    )

@@ -102,7 +102,7 @@ def walk_exists(problem: Problem, memory: Memory, limit_s: float) -> bool:
     """Whether a walk with every step within `limit_s` covers the chain."""
     blocks = problem.blocks
     reach = (problem.stage_s <= limit_s).sum(axis=2) + np.arange(blocks + 1)[None, :]
-    links = problem.transfer_s <= limit_s
+    links = problem.link_s <= limit_s
     first = np.zeros((memory.size, problem.classes), dtype=bool)
     first[0] = problem.source_s <= limit_s
     farthest = np.where(memory.enter(first), reach[:, 0][None, :], -1)
@@ -137,7 +137,7 @@ class _Quickest:
         self.problem = problem
         self.memory = memory
         self.stage = np.where(problem.stage_s <= limit_s, problem.stage_s, np.inf) + extra
-        self.link = np.where(problem.transfer_s <= limit_s, problem.transfer_s, np.inf)
+        self.transfer = np.where(problem.link_s <= limit_s, problem.transfer_s, np.inf)
         self.source = np.where(problem.source_s <= limit_s, problem.source_s, np.inf)
         self.sink = np.where(problem.sink_s <= limit_s, problem.sink_s, np.inf)
         shape = (problem.blocks + 1, memory.size, problem.classes)
@@ -153,7 +153,7 @@ class _Quickest:
             # (cut, memory, class): ready at an earlier cut, then the stage up to here.
             self.finish[cut] = (self.begin[:cut] + self.stage[:, :cut, cut].T[:, None, :]).min(axis=0)
             if cut < blocks:
-                self.begin[cut] = self._enter(self._transfer(self.finish[cut], cut))
+                self.begin[cut] = self._enter(self._sent(self.finish[cut], cut))
         total = self.finish[blocks] + self.sink[None, :]
         if memory.stages is not None:
             total[: memory.stage_stride * memory.stages] = np.inf
@@ -162,13 +162,13 @@ class _Quickest:
         number, node = np.unravel_index(int(np.argmin(total)), total.shape)
         return self._way_back(int(number), int(node)), float(total[number, node])
 
-    def _transfer(self, finish: Array, cut: int) -> Array:
+    def _sent(self, finish: Array, cut: int) -> Array:
         """(memory, class u) from the cheapest sender v."""
         result = np.full_like(finish, np.inf)
         rows = np.flatnonzero(np.isfinite(finish).any(axis=1))
         for start in range(0, len(rows), 256):  # bounded: memories x n x n numbers at once
             part = rows[start : start + 256]
-            result[part] = (finish[part][:, :, None] + self.link[cut][None]).min(axis=1)
+            result[part] = (finish[part][:, :, None] + self.transfer[cut][None]).min(axis=1)
         return result
 
     def _enter(self, before: Array) -> Array:
@@ -193,5 +193,5 @@ class _Quickest:
             if start == 0:
                 return visits[::-1]
             number -= int(self.memory.strides[node]) + self.memory.stage_stride
-            sender = int(np.argmin(self.finish[start, number] + self.link[start, :, node]))
+            sender = int(np.argmin(self.finish[start, number] + self.transfer[start, :, node]))
             node, end = sender, start

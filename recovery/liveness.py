@@ -188,16 +188,16 @@ class OwnClock:
     """`OwnTime` on a real clock. Call it for the time, in place of `time.monotonic`.
 
     `tick` must be called every `tick_s`: without it, this clock all but stands still. `pause` in its place has it stand
-    still, until the next tick.
+    still, until the next tick. `real` is the clock that it is made of.
     """
 
     def __init__(self, clock: Callable[[], float], *, tick_s: float, slack_s: float = 0.01) -> None:
-        self._clock = clock
+        self.real = clock
         self._time = own_time(clock(), tick_s + slack_s)
         self._paused = False
 
     def __call__(self) -> float:
-        self._time = paused(self._time, self._clock()) if self._paused else looked(self._time, self._clock())
+        self._time = paused(self._time, self.real()) if self._paused else looked(self._time, self.real())
         return self._time.own_s
 
     def pause(self) -> None:
@@ -207,7 +207,7 @@ class OwnClock:
 
     def tick(self) -> bool:
         """Whether the tick came on time, so that silences may be judged now."""
-        now_s = self._clock()
+        now_s = self.real()
         if self._paused:
             self._time, self._paused = paused(self._time, now_s), False
             return False

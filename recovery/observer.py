@@ -75,7 +75,7 @@ class Observer:
         self._on_loss = on_loss
         self._on_news = on_news
         self._watch: PresenceWatch = NoPresence()
-        self._hearing = Hearing(broker)
+        self._hearing = Hearing(broker, clock=clock.real)
         self.malformed = Malformed()
         self.rates = RateMeter()
         self.speeds = speeds

@@ -18,7 +18,8 @@ BATCH_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
-    """`window`: frames in flight in the whole pipeline. `batch`: frames in one message and one inference.
+    """`window`: frames in flight in the whole pipeline. `batch`: frames in one message and one inference. `first`:
+    frames in flight before it is known how long answers take (see `stages.pace`); 0: the whole window.
 
     The batch is at most window / (2 K) for K stages: were it larger, all frames would travel in one lump, and only one
     stage would work at a time.
@@ -26,6 +27,7 @@ class Flow:
 
     window: int
     batch: int
+    first: int = 0
 
 
 def choose_flow(settings: FlowSettings, spec: PipelineSpec, cuts: tuple[int, ...]) -> Flow:
@@ -37,6 +39,6 @@ def choose_flow(settings: FlowSettings, spec: PipelineSpec, cuts: tuple[int, ...
         return Flow(window=settings.window or 2 * stages, batch=1)
     window = settings.window or min(MAX_WINDOW, max(2 * stages, IN_FLIGHT_BYTES // largest))
     if not spec.dynamic_batch:
-        return Flow(window=window, batch=1)
+        return Flow(window=window, batch=1, first=stages + 1)
     batch = min(settings.max_batch, window // (2 * stages), BATCH_BYTES // largest)
-    return Flow(window=window, batch=max(1, batch))
+    return Flow(window=window, batch=max(1, batch), first=stages + 1)

@@ -1,7 +1,8 @@
 """The head: takes frames from the input subject, holds each until its result is out, publishes results.
 
-At most `window` frames are in flight: that is the back-pressure. Frames above it wait in a bounded queue; when that is
-full a frame is answered with the error `overloaded` at once, and never dropped silently.
+At most `window` frames are in flight, and fewer where they would wait for seconds (`stages.pace`): that is the
+back-pressure. Frames above it wait in a bounded queue; when that is full a frame is answered with the error
+`overloaded` at once, and never dropped silently.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from stages.intake import Intake
 from stages.ledger import Arrival, Held, Ledger
 from stages.order import Ordering
 from stages.outlet import Answer, Outlet
+from stages.pace import Pace
+from stages.patience import Patience
 from stages.results import Provenance, ResultMaker, dead_letter_json, result_json
 from stages.way import Way
 
@@ -61,9 +64,10 @@ Decoded = dict[str, Tensor] | FrameError
 
 @dataclass(frozen=True, slots=True)
 class _Followed:
-    """A way that frames were sent on, with what reads frames and makes results for its model."""
+    """A way that frames were sent on, with what reads frames and makes results for its model, and how many it takes."""
 
     way: Way
+    pace: Pace
     intake: Intake
     results: ResultMaker
 
@@ -93,8 +97,7 @@ class Head:
         self._followed: dict[int, _Followed] = {}
         self._now: _Followed | None = None
         self._wake = asyncio.Event()
-        self._progress_s = time.perf_counter()
-        self._newest_back_s = 0.0  # when the newest frame that is back was sent
+        self._patience = Patience(flow.resend_after_s, most_doublings=flow.max_attempts - 1)
         self._answering: set[asyncio.Future[None]] = set()
         self._taken: list[Arrival] = []  # out of the queue, and not in flight yet
         self._letters = Allowance(LETTERS_PER_S, LETTERS_AT_ONCE)
@@ -152,10 +155,11 @@ class Head:
         """Frames go this way from now on. With `drain` those in flight finish on theirs; otherwise the older ways are
         over, and what is in flight is sent again."""
         before = self._now
+        pace = Pace(first=way.flow.first or way.flow.window, most=way.flow.window)
         if before is not None and before.way.model == way.model:
-            self._now = _Followed(way, before.intake, before.results)
+            self._now = _Followed(way, pace, before.intake, before.results)
         else:
-            self._now = _Followed(way, Intake(way.spec), ResultMaker(way.spec, self._settings.top_k))
+            self._now = _Followed(way, pace, Intake(way.spec), ResultMaker(way.spec, self._settings.top_k))
         if drain:
             in_use = {frame.epoch for frame in self._ledger.held.values()}
             self._followed = {epoch: item for epoch, item in self._followed.items() if epoch in in_use}
@@ -164,24 +168,25 @@ class Head:
         self._followed[way.epoch] = self._now
         self.counters.latency_s = 0.0
         if not drain:
-            await self._send_all_again()
+            await self._send_all_again(once=True)  # nobody takes what comes of older copies
         self._wake.set()
 
     async def send_again(self) -> None:
         """What is in flight may be lost: a node was disconnected for a moment."""
         if self._now is not None:
-            await self._send_all_again()
+            await self._send_all_again(once=False)
 
-    async def _send_all_again(self) -> None:
-        """Oldest first, in batches, as if they had just arrived."""
+    async def _send_all_again(self, *, once: bool) -> None:
+        """Oldest first, in batches, as if they had just arrived. `once`: one copy of each can be answered."""
         assert self._now is not None  # noqa: S101 - follow has set it
         held = [frame for frame in self._ledger.oldest() if self._same_model(frame) or await self._decode_anew(frame)]
         if not held:
             return
         log.info("frames-sent-again", frames=len(held), epoch=self._now.way.epoch)
+        self._patience.restart(time.perf_counter())
         batch = self._now.way.flow.batch
         for start in range(0, len(held), batch):
-            await self._send_again(held[start : start + batch])
+            await self._send_again(held[start : start + batch], time.perf_counter(), once=once)
 
     def _same_model(self, frame: Held) -> bool:
         return self._now is not None and frame.model == self._now.way.model
@@ -260,13 +265,24 @@ class Head:
             return  # of a way that is over: its frames were sent again
         if isinstance(outcome, Failure):
             failed = FrameError(outcome.code, outcome.reason)
+            self._note_back(outcome.frames, followed)
             await self._answer([(tag, failed) for tag in outcome.frames], followed)
         else:
             check(outcome, followed.way.spec)
             answers = followed.results.answers(outcome.tensors, len(outcome.frames))
+            self._note_back(outcome.frames, followed)
             await self._answer(list(zip(outcome.frames, answers, strict=True)), followed)
-        self._progress_s = time.perf_counter()
         self._wake.set()
+
+    def _note_back(self, tags: Sequence[FrameTag], followed: _Followed) -> None:
+        now = time.perf_counter()
+        self._patience.heard(now)
+        for tag in tags:
+            frame = self._ledger.held.get(tag.id)
+            if frame is not None:
+                self._patience.answered(frame, now)
+                if frame.once and frame.epoch == followed.way.epoch:
+                    followed.pace.answered(sent_s=frame.sent_s, now_s=now)
 
     def on_connection(self, up: bool) -> None:
         """The connection to the broker was lost, or is there again."""
@@ -283,7 +299,7 @@ class Head:
         while True:
             # Answers that wait for their turn count: an order is not restored at the cost of memory.
             busy = self.in_flight + (self._order.waiting if self._order else 0)
-            free = 0 if self._now is None else self._now.way.flow.window - busy
+            free = 0 if self._now is None else self._now.pace.frames - busy
             if self._now is None or free <= 0 or not self._ledger.waiting:
                 self._wake.clear()
                 await self._wake.wait()
@@ -362,35 +378,34 @@ class Head:
         if group:
             await way.send(join(group))
 
-    async def _send_again(self, frames: Sequence[Held]) -> None:
-        now = time.perf_counter()
+    async def _send_again(self, frames: Sequence[Held], now: float, *, once: bool) -> None:
         for frame in frames:
-            frame.sent_s = now
+            frame.sent_s, frame.once = now, once
         self.counters.sent_again += len(frames)
         await self._dispatch(frames)
 
     async def _watch(self) -> None:
-        """Send again what seems lost. A frame that has been away for long is lost if nothing at all comes back, or if
-        one that was sent later is back (a pipeline answers in order). The patience doubles with every attempt up to the
-        last; a stored frame has more, with that patience, since what is stored was promised."""
+        """Send again what seems lost (see `stages.patience`). After the last attempt a frame is given up, and so is one
+        that was away for as long while nothing came back; but for stored ones, since what is stored was promised."""
         while True:
             await asyncio.sleep(CHECK_LOST_S)
             now = time.perf_counter()
-            for frame in self._ledger.oldest():
-                doublings = min(frame.attempts, self._settings.max_attempts) - 1
-                patience = self._settings.resend_after_s * 2**doublings
-                overtaken = frame.sent_s < self._newest_back_s
-                stalled = now - self._progress_s > patience
-                if now - frame.sent_s < patience or not (overtaken or stalled):
-                    continue
+            for frame in self._patience.lost(list(self._ledger.oldest()), now):
                 if frame.attempts >= self._settings.max_attempts and not frame.acks:
-                    reason = f"no answer from the stages after {frame.attempts} attempts"
-                    await self._answer([(FrameTag(frame.id), FrameError("timeout", reason))], self._now)
+                    await self._give_up(frame, f"after {frame.attempts} attempts")
                     continue
                 frame.attempts += 1
                 log.warning("frame-sent-again", id=frame.id, attempt=frame.attempts)
                 if self._same_model(frame) or await self._decode_anew(frame):
-                    await self._send_again([frame])
+                    await self._send_again([frame], now, once=False)
+            if self._patience.expired >= self._settings.max_attempts:
+                for frame in self._ledger.oldest():
+                    if now - frame.sent_s >= self._patience.in_all_s and not frame.acks:
+                        await self._give_up(frame, f"in {now - frame.sent_s:.0f} s, nor of any other frame")
+
+    async def _give_up(self, frame: Held, tried: str) -> None:
+        reason = f"no answer from the stages {tried}"
+        await self._answer([(FrameTag(frame.id), FrameError("timeout", reason))], self._now)
 
     async def _answer(
         self, outcomes: Sequence[tuple[FrameTag, dict[str, Any] | FrameError]], followed: _Followed | None
@@ -401,7 +416,6 @@ class Head:
         for tag, outcome in outcomes:
             frame = self._ledger.release(tag.id)
             if frame is not None:
-                self._newest_back_s = max(self._newest_back_s, frame.sent_s)
                 answers.append(self._make_answer(frame, tag, outcome, followed))
         await self._put(answers)
         if self.counters.answered_epoch > epoch_before or (followed is not self._now and not self._ledger.held):

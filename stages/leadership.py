@@ -368,6 +368,12 @@ class Leadership:
         return {subjects.frames_in(self._pipeline), subjects.feed(self._pipeline)}
 
     async def _unsubscribe_stale(self) -> None:
+        # Looked at anew each time: roles may change while a subscription is ended.
+        while stale := self._subscribed.keys() - self._needed():
+            await self._subscribed.pop(stale.pop()).unsubscribe()
+
+    def _needed(self) -> set[str]:
+        """What the roles of now listen to."""
         needed = set()
         if self.leads:
             needed = {*self._inputs(), subjects.handover(self._pipeline, self._node)}
@@ -375,8 +381,7 @@ class Leadership:
             needed |= {*self._inputs(), subjects.results_out(self._pipeline)}
         if self.head is not None and (self._shared or not self.leads):
             needed.add(subjects.results_out(self._pipeline))
-        for subject in set(self._subscribed) - needed:
-            await self._subscribed.pop(subject).unsubscribe()
+        return needed
 
 
 def _input(pipeline: str, flow: FlowSettings) -> str:

@@ -34,7 +34,7 @@ class Arrival:
 @dataclass(slots=True, kw_only=True)
 class Held:
     """A frame in flight, held until its result is out. `model`: which one's inputs `tensors` are; `epoch`: on whose
-    route it was sent last."""
+    route it was sent last; `sent_s`, `attempts`, `once`: see `stages.patience`."""
 
     id: str
     payload: Buffer
@@ -45,6 +45,7 @@ class Held:
     accepted_s: float
     sent_s: float
     attempts: int = 1
+    once: bool = True
     epoch: int = 0
 
 

@@ -14,7 +14,7 @@ import json
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +26,7 @@ from broker.headers import ID_HEADER, PUBLISHER_HEADER, REPLY_HEADER
 from broker.jetstream import JetStreamRefusedError, check_stored
 from broker.port import Broker, Buffer, Message, Subscription
 from broker.url import is_mqtt
+from stages.patience import Patience
 from understudy.discovery import find_pipeline
 from understudy.frames import Frame, to_payload
 from understudy.result import FrameFailure, Result, ResultError, parse_result
@@ -37,10 +38,13 @@ RETRY_S = 0.05
 _STORED = "s"
 
 SEND_AGAIN_S = 5.0
-"""A frame without a result for so long is sent again under its id (the head knows it); the pause doubles."""
+"""The least patience (`stages.patience`) before a frame without a result is sent again under its id, which the head
+knows."""
 
 SEND_AGAIN_MQTT_S = 1.0
 """The same where the broker does not tell that no head listens."""
+
+MOST_DOUBLINGS = 6
 
 
 class FrameRejectedError(UnderstudyError):
@@ -57,15 +61,18 @@ class FrameTimeoutError(UnderstudyError):
 
 @dataclass(slots=True)
 class _Pending:
-    """A frame that waits for its result. `next_s`: when it is to be sent again, or its result is to be looked for if it
-    is `stored`."""
+    """A frame that waits for its result; if it is `stored`, that is looked for in place of sending it again. `sent_s`,
+    `attempts`, `once`: see `stages.patience`. `retry_at_s`: nobody took it, and it is sent anew then."""
 
+    key: str
     id: str
     payload: list[Buffer]
     future: asyncio.Future[Result]
     deadline_s: float
-    next_s: float
-    pause_s: float
+    sent_s: float
+    attempts: int = 1
+    once: bool = True
+    retry_at_s: float | None = None
     retry_s: float = RETRY_S
     stored: bool = False
 
@@ -79,7 +86,8 @@ class Client:
         self._subject = subjects.frames_in(pipeline)
         self._timeout_s = timeout_s
         self._window = window
-        self._pause_s = SEND_AGAIN_MQTT_S if is_mqtt(url) else SEND_AGAIN_S
+        least_s = SEND_AGAIN_MQTT_S if is_mqtt(url) else SEND_AGAIN_S
+        self._patience = Patience(least_s, most_doublings=MOST_DOUBLINGS)
         self._pending: dict[str, _Pending] = {}
         self._count = 0
         self._name = secrets.token_hex(4)
@@ -106,7 +114,7 @@ class Client:
             raise
         self._broker = broker
         broker.on_connection(self._on_connection)
-        self._watch = asyncio.create_task(self._send_again(), name="understudy-client")
+        self._watch = asyncio.create_task(self._watch_pending(), name="understudy-client")
         return self
 
     async def __aexit__(
@@ -181,30 +189,30 @@ class Client:
         key = str(self._count)
         now = time.monotonic()
         pending = _Pending(
+            key=key,
             id=frame_id or secrets.token_hex(8),
             payload=payload,
             future=asyncio.get_running_loop().create_future(),
             deadline_s=now + (timeout_s or self._timeout_s),
-            next_s=now + self._pause_s,
-            pause_s=self._pause_s,
+            sent_s=now,
         )
         self._pending[key] = pending
         pending.future.add_done_callback(lambda _: self._pending.pop(key, None))
         try:
-            await self._send(key, pending)
+            await self._send(pending)
         except PayloadTooLargeError:
             pending.future.cancel()
             raise
         return pending.future
 
-    async def _send(self, key: str, pending: _Pending) -> None:
+    async def _send(self, pending: _Pending) -> None:
         assert self._broker is not None  # noqa: S101 - _publish checked
-        reply = f"{self._inbox}.{key}"
+        reply = f"{self._inbox}.{pending.key}"
         headers = {ID_HEADER: pending.id, PUBLISHER_HEADER: self._name}
         if self._shelf is not None:
             # The reply subject takes the broker's word that the frame is stored; the result comes to the header's.
             headers[REPLY_HEADER] = reply
-            reply = f"{self._inbox}.{_STORED}{key}"
+            reply = f"{self._inbox}.{_STORED}{pending.key}"
         await self._broker.publish(self._subject, pending.payload, reply=reply, headers=headers)
 
     async def _on_reply(self, message: Message) -> None:
@@ -224,6 +232,11 @@ class Client:
         except ResultError as error:
             pending.future.set_exception(error)
             return
+        now = time.monotonic()
+        if result.error is not None:
+            self._patience.heard(now)  # a refusal says nothing of how long an answer takes
+        else:
+            self._patience.answered(pending, now)
         if result.error is not None and result.error.code == "overloaded":
             self._retry_soon(pending)
         else:
@@ -246,6 +259,7 @@ class Client:
         async for result in self._shelf.new_results():
             pending = waiting.get(result.id)
             if pending is not None and not pending.future.done():
+                self._patience.heard(time.monotonic())
                 pending.future.set_result(result)
 
     async def _on_new_head(self, message: Message) -> None:
@@ -265,30 +279,41 @@ class Client:
             task.add_done_callback(self._resending.discard)
 
     async def _send_all(self) -> None:
-        for key, pending in list(self._pending.items()):
+        self._patience.restart(time.monotonic())
+        for pending in list(self._pending.values()):
             if not pending.stored:
-                await _try(self._send(key, pending))
+                pending.sent_s, pending.once = time.monotonic(), False
+                await _try(self._send(pending))
         if any(pending.stored for pending in self._pending.values()):
             await _try(self._look_on_shelf())
 
     def _retry_soon(self, pending: _Pending) -> None:
-        pending.next_s = time.monotonic() + pending.retry_s
+        pending.retry_at_s = time.monotonic() + pending.retry_s
         pending.retry_s = min(1.0, 2 * pending.retry_s)
 
-    async def _send_again(self) -> None:
-        """Send again what nobody took, or what has no result for long; give up at the deadline."""
+    async def _watch_pending(self) -> None:
+        """Send again what nobody took, or what seems lost; give up at the deadline."""
         while True:
             await asyncio.sleep(RETRY_S if self._pending else 2 * RETRY_S)
             now = time.monotonic()
-            for key, pending in list(self._pending.items()):
-                if pending.future.done():
-                    continue
+            waiting = [pending for pending in self._pending.values() if not pending.future.done()]
+            for pending in waiting:
                 if now >= pending.deadline_s:
                     pending.future.set_exception(self._timed_out(pending))
-                elif now >= pending.next_s:
-                    pending.next_s = now + pending.pause_s
-                    pending.pause_s *= 2
-                    await _try(self._look_on_shelf() if pending.stored else self._send(key, pending))
+                elif pending.retry_at_s is not None and now >= pending.retry_at_s:
+                    pending.retry_at_s, pending.sent_s = None, now
+                    await _try(self._send(pending))
+            taken = [pending for pending in waiting if pending.retry_at_s is None and not pending.future.done()]
+            await self._send_lost(self._patience.lost(taken, now), now)
+
+    async def _send_lost(self, lost: Sequence[_Pending], now: float) -> None:
+        for pending in lost:
+            pending.attempts += 1
+            pending.sent_s, pending.once = now, False
+            if not pending.stored:
+                await _try(self._send(pending))
+        if any(pending.stored for pending in lost):
+            await _try(self._look_on_shelf())
 
     def _timed_out(self, pending: _Pending) -> FrameTimeoutError:
         return FrameTimeoutError(

@@ -38,16 +38,19 @@ def _stages(plan: Plan, chain: Chain) -> Table:
 
 
 def _picture(plan: Plan) -> Text:
-    """One line per step: what happens where, how long, and a bar relative to the longest."""
-    longest = max(step.seconds for step in plan.steps)
+    """One line per step: what happens where, for how long it keeps something busy, and a bar relative to the longest.
+    Where a frame is on its way for longer than that, in a star, how long below it."""
+    longest = max(step.busy_s for step in plan.steps)
     text = Text()
     for step in plan.steps:
-        length = round(BAR * step.seconds / longest) if longest > 0 else 0
-        slowest = longest > 0 and step.seconds == longest
+        length = round(BAR * step.busy_s / longest) if longest > 0 else 0
+        slowest = longest > 0 and step.busy_s == longest
         style = "bold red" if slowest else "cyan" if step.kind == "compute" else "green"
-        text.append(f"{_what(step):<32}{_milliseconds(step.seconds):>12}  ")
+        text.append(f"{_what(step):<32}{_milliseconds(step.busy_s):>12}  ")
         text.append("█" * length, style=style)
         text.append("  bottleneck\n" if slowest else "\n", style=style)
+        if step.seconds > step.busy_s:
+            text.append(f"{'':<32}{_milliseconds(step.seconds):>12}  on its way, over both links\n", style="dim")
     return text
 
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -21,6 +20,7 @@ from bench import harness
 from bench.delivery import bare, report
 from bench.delivery.comparison import BARE, DELIVERIES, TENSORS, Comparison, Side, awake_cpu
 from bench.delivery.models import make_subject, scores_of
+from bench.document import BusyMeter, document
 from bench.pipeline import client_window, start
 from understudy.quantities import parse_size
 from understudy.settings import Settings
@@ -66,18 +66,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 async def run(options: argparse.Namespace, console: Console) -> bool:
     """Measure and print; True where every answer was right."""
     effort = QUICK if options.quick else FULL
-    document: dict[str, Any] = {"benchmark": "delivery", "quick": options.quick, "machine": harness.machine(PACKAGES)}
-    document["frames"] = []
-    right = True
+    meter = BusyMeter()
+    runs: list[Comparison] = []
     with harness.scratch() as (folder, settings):
         for frame_bytes in options.frames:
             found = await measure(frame_bytes, options.stages, options.mode, effort, folder, settings, console)
             report.show(console, found)
-            document["frames"].append(report.document(found))
-            right = right and not any(side.wrong for side in found.sides)
+            runs.append(found)
     if options.json is not None:
-        harness.write_json(options.json, document)
-    return right
+        figures = [figure for found in runs for figure in report.figures(found)]
+        details = {"frames": [report.document(found) for found in runs]}
+        made = document("delivery", figures, details, quick=options.quick, packages=PACKAGES, busy=meter.read())
+        harness.write_json(options.json, made)
+    return not any(side.wrong for found in runs for side in found.sides)
 
 
 async def measure(

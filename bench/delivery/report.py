@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.delivery.comparison import PLACES, TENSORS, Comparison, Side, wanted
+from bench.document import Figure, at_least, figure, none_of
 from bench.harness import Summary
 
 QUIET = 0.1
@@ -43,6 +44,17 @@ def document(run: Comparison) -> dict[str, Any]:
         },
         "sides": {side.name: _side(side) for side in run.sides},
     }
+
+
+def figures(run: Comparison) -> list[Figure]:
+    """For `bench.document`: the ratios to the bare chain, and whether every answer was right."""
+    frame_bytes = run.subject.spec.cut_bytes(0)
+    size = f"{frame_bytes / 1e3:.0f} kB"
+    found: list[Figure] = []
+    for side in run.modes:
+        name, ratio, goal = f"{side.name} / bare, {size}", run.ratio(side.name).median, wanted(side.name, frame_bytes)
+        found.append(figure(name, ratio) if goal is None else at_least(name, ratio, goal))
+    return [*found, none_of(f"wrong answers, {size}", sum(side.wrong for side in run.sides))]
 
 
 def _side(side: Side) -> dict[str, Any]:

@@ -16,14 +16,15 @@ from pathlib import Path
 import structlog
 from rich.console import Console
 
+from bench import document as documents
 from bench.faults.faults import KINDS, possible
 from bench.faults.leaks import MOST_MB
 from bench.faults.promise import PROMISES
-from bench.faults.report import MACHINE_PACKAGES, document, show, show_growth
+from bench.faults.report import MACHINE_PACKAGES, document, headlines, show, show_growth
 from bench.faults.run import Order, run
 from bench.faults.schedule import make_schedule
 from bench.faults.servers import BROKERS, ServersError
-from bench.harness import machine, write_json
+from bench.harness import write_json
 from broker.errors import UnderstudyError
 
 DEFAULT_EVERY_S = 2.0
@@ -81,6 +82,7 @@ def main() -> int:
             servers=options.servers,
             sample_s=1.0 if options.minutes else 0.0,
         )
+        meter = documents.BusyMeter()
         outcome = asyncio.run(run(order, lambda line: console.print(line, highlight=False)))
     except UnderstudyError as error:
         console.print(f"[red]{error}[/red]", highlight=False)
@@ -93,8 +95,11 @@ def main() -> int:
     good = outcome.good and all(one.flat(options.most_mb) for one in grown)
     console.print(f"{'again' if good else 'repeat the failure'}: {_Command(options)}", highlight=False)
     if options.json:
-        found = document(outcome) | {"command": str(_Command(options)), "machine": machine(MACHINE_PACKAGES)}
-        write_json(options.json, found)
+        details = document(outcome)
+        found = documents.document(
+            "faults", headlines(outcome), details, quick=False, packages=MACHINE_PACKAGES, busy=meter.read()
+        )
+        write_json(options.json, found | {"command": str(_Command(options))})
     if options.plot and outcome.meter is not None:
         from bench.faults.plot import plot_memory
 

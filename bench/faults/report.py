@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.document import Figure, figure, none_of
 from bench.faults.leaks import MOST_FILES, MOST_TASKS, Growth
 from bench.faults.run import Outcome
 
@@ -108,6 +109,20 @@ def show_growth(found: Sequence[Growth], console: Console, *, most_mb: float) ->
     console.print(
         f"flat: at most {most_mb:g} MB, {MOST_FILES:g} files and threads and {MOST_TASKS:g} tasks more, by the line"
     )
+
+
+def headlines(outcome: Outcome) -> list[Figure]:
+    """For `bench.document`."""
+    tally = outcome.tally
+    return [
+        none_of("frames lost", len(tally.lost), note=f"of {tally.published}"),
+        none_of("answered twice", len(tally.twice)),
+        none_of("wrong without a label", len(tally.wrong)),
+        none_of("unexpected errors in logs", len(outcome.crashes)),
+        figure("faults", sum(not done.skipped for done in outcome.faults)),
+        figure("degraded, and labelled", tally.degraded.total()),
+        figure("longest silence", tally.longest_silence_s, "s"),
+    ]
 
 
 def document(outcome: Outcome) -> dict[str, Any]:

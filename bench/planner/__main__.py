@@ -11,10 +11,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import document as documents
 from bench import harness
 from bench.planner.measure import FULL, QUICK, measure
 from bench.planner.plot import MissingPlotterError, load_plotter, plot
-from bench.planner.report import document, show
+from bench.planner.report import document, headlines, show
 
 PACKAGES = ("numpy", "onnx")
 
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         except MissingPlotterError as error:
             console.print(f"[red]{error}[/]")
             return 2
+    meter = documents.BusyMeter()
     started_s = time.perf_counter()
 
     def progress(title: str) -> None:
@@ -48,8 +50,11 @@ def main(arguments: Sequence[str]) -> int:
     measured = measure(QUICK if options.quick else FULL, options.seed, progress)
     show(console, measured)
     if options.json is not None:
-        head = {"benchmark": "planner", "quick": options.quick, "seed": options.seed}
-        harness.write_json(options.json, {**head, "machine": harness.machine(PACKAGES), **document(measured)})
+        details = {"seed": options.seed, **document(measured)}
+        found = documents.document(
+            "planner", headlines(measured), details, quick=options.quick, packages=PACKAGES, busy=meter.read()
+        )
+        harness.write_json(options.json, found)
     if options.plot is not None:
         plot(measured, options.plot)
     console.print(f"{time.perf_counter() - started_s:.0f} s", style="dim")

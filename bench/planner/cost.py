@@ -55,6 +55,7 @@ class Costs:
         return self._done[node][end] - self._done[node][start] if self.fits(start, end, node) else inf
 
     def transfer_s(self, cut: int, sender: int, receiver: int) -> float:
+        """Between the arrivals of two frames that are sent one behind the other."""
         return self._send(cut, self.link[sender][receiver])
 
     def source_s(self, node: int) -> float:
@@ -84,15 +85,14 @@ class Costs:
         return max(steps)
 
     def _link(self, sender: int, receiver: int) -> float:
-        """Bytes per second; a star's two links one after the other."""
+        """Bytes per second; of a star's two links the slower one, since both carry frames at the same time."""
         cluster = self.cluster
         if sender == receiver:
             return 0.0
         if cluster.topology == "star":
             assert cluster.up_bytes_per_s is not None
             assert cluster.down_bytes_per_s is not None
-            up, down = cluster.up_bytes_per_s[sender], cluster.down_bytes_per_s[receiver]
-            return 1 / (1 / up + 1 / down) if up and down else 0.0
+            return min(cluster.up_bytes_per_s[sender], cluster.down_bytes_per_s[receiver])
         return inf if cluster.bandwidth_bytes_per_s is None else cluster.bandwidth_bytes_per_s[sender][receiver]
 
     def _send(self, cut: int, rate: float) -> float:

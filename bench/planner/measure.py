@@ -214,7 +214,7 @@ def replan(chain: Chain, seed: int) -> list[Replan]:
     changed = [("a node is lost", instances.without(instance, plan.nodes[len(plan.nodes) // 2]))]
     hops = [step for step in plan.steps if step.kind == "transfer" and {step.node, step.to} <= set(plan.nodes)]
     if hops:
-        slowest = max(hops, key=lambda step: step.seconds)
+        slowest = max(hops, key=lambda step: step.busy_s)
         changed.append(("a link is slower", instances.slower_link(instance, slowest.node, slowest.to, 0.5)))
     found = []
     for change, after in changed:

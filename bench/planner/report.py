@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from bench.document import Figure, at_most, figure, none_of
 from bench.planner.measure import METHODS, Measured, Record
 
 WANTED_S = {20: 0.25, 50: 1.0, 200: 10.0}
@@ -48,6 +49,30 @@ def document(measured: Measured) -> dict[str, Any]:
         "replans": [asdict(replan) for replan in measured.replans],
         "published_figures": figures(planned(measured.published)),
     }
+
+
+def headlines(measured: Measured) -> list[Figure]:
+    """For `bench.document`."""
+    published = figures(planned(measured.published))
+    solves = {count: [r.solve_s for r in measured.heterogeneous if r.nodes == count] for count in WANTED_S}
+    found = [
+        at_most(f"planning, {count} nodes", 1e3 * float(np.percentile(seconds, 95)), 1e3 * WANTED_S[count], "ms, p95")
+        for count, seconds in solves.items()
+        if seconds
+    ]
+    again = [replan.solve_s for replan in measured.replans]
+    if again:
+        found.append(at_most("a new plan", 1e3 * float(np.percentile(again, 95)), 1e3 * REPLAN_WANTED_S, "ms, p95"))
+    proven = [record.proven for record in planned(measured.published)]
+    if proven:
+        found.append(figure("plans proven to be the best", 100 * sum(proven) / len(proven), "%"))
+    factor, gap = published["random / seifer"], published["seifer gap, mean"]
+    found += [
+        figure("random / SEIFER", factor, "times the bottleneck", note=f"published: {RANDOM_FACTOR:g}"),
+        figure("SEIFER above the optimum", gap and 100 * gap, "%, mean", note=f"published: {100 * OPTIMUM_GAP:g}"),
+        none_of("plans that break a rule", sum(len(record.faults) for record in measured.all())),
+    ]
+    return found
 
 
 def _plain(record: Record) -> dict[str, Any]:

@@ -16,11 +16,13 @@ from typing import Any
 from rich.console import Console
 
 from bench import harness
+from bench.document import BusyMeter, Figure, document
 from bench.recovery import report
 from bench.recovery.cases import Case
 from bench.recovery.changes import measure_changes, measure_updates
 from bench.recovery.decision import measure_decisions
 from bench.recovery.faults import Row, measure_row
+from bench.recovery.headlines import headlines
 from bench.recovery.healthy import measure_healthy
 from bench.recovery.hindsight import look_back
 from bench.recovery.pairs import measure_pairs
@@ -129,8 +131,9 @@ class Run:
 
 async def run(options: argparse.Namespace, console: Console) -> bool:
     """Measure and print; True where no frame was lost, doubled or wrong."""
-    document: dict[str, Any] = {"benchmark": "recovery", "quick": options.quick, "kills": options.kills}
-    document |= {"machine": harness.machine(PACKAGES), "subjects": []}
+    meter = BusyMeter()
+    subjects: list[dict[str, Any]] = []
+    figures: list[Figure] = []
     right = True
     with harness.scratch() as (scratch, settings):
         for name in options.subject or ["digits"]:
@@ -138,16 +141,19 @@ async def run(options: argparse.Namespace, console: Console) -> bool:
                 case = Case.of(name, scratch, settings)
             except MissingSubjectError as error:
                 console.print(f"[yellow]{name} is left out:[/] {error}")
-                document["subjects"].append({"name": name, "left_out": str(error)})
+                subjects.append({"name": name, "left_out": str(error)})
                 continue
             one = Run(case, options, console)
             await one.run()
             right = right and one.right
-            document["subjects"].append(one.document)
+            subjects.append(one.document)
+            figures += headlines(name, one.rows)
             if options.picture is not None:
                 draw(name, one.rows, options.picture)
     if options.json is not None:
-        harness.write_json(options.json, document)
+        details = {"kills": options.kills, "subjects": subjects}
+        made = document("recovery", figures, details, quick=options.quick, packages=PACKAGES, busy=meter.read())
+        harness.write_json(options.json, made)
     return right
 
 

@@ -20,6 +20,9 @@ RUN_S = 300.0
 STEP_S = 240.0
 LABEL = "label=understudy.emulation"
 
+# Built once, before the first of them: it may take minutes, which are not theirs.
+pytestmark = pytest.mark.usefixtures("image")
+
 
 class Emulation:
     """The command, running. Its temporary files are in `folder`."""
@@ -52,6 +55,19 @@ class Emulation:
         self.said += err
         return self.process.returncode, out
 
+    @property
+    def name(self) -> str:
+        """Of its Compose project; others may run beside it."""
+        [name] = re.findall(r"starting (understudy-\w+):", self.said.decode())
+        return str(name)
+
+    def things(self) -> list[str]:
+        """Its containers, networks and volumes."""
+        containers = docker("ps", "-a", "--filter", f"{LABEL}={self.name}", "--format", "{{.Names}}").split()
+        networks = docker("network", "ls", "--format", "{{.Name}}").split()
+        volumes = docker("volume", "ls", "-q").split()
+        return [*containers, *(name for name in networks + volumes if name.startswith(self.name))]
+
     def passwords(self) -> set[str]:
         """Of everybody, as the broker's configuration has them."""
         [config] = self.folder.glob("*/*/hub/nats.conf")
@@ -68,25 +84,11 @@ def emulation(folder: Path, *arguments: str) -> Iterator[Emulation]:
         if running.process.poll() is None:
             running.process.send_signal(signal.SIGINT)
             running.end()
+    assert running.things() == []
 
 
 def docker(*arguments: str) -> str:
     return subprocess.run(["docker", *arguments], capture_output=True, check=True, timeout=60, text=True).stdout
-
-
-def ours() -> list[str]:
-    """Containers, networks and volumes of emulations."""
-    containers = docker("ps", "-a", "--filter", LABEL, "--format", "{{.Names}}").split()
-    networks = [name for name in docker("network", "ls", "--format", "{{.Name}}").split() if name[:11] == "understudy-"]
-    volumes = [name for name in docker("volume", "ls", "-q").split() if name[:11] == "understudy-"]
-    return [*containers, *networks, *volumes]
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    before = set(ours())
-    yield
-    assert set(ours()) - before == set()
 
 
 @pytest.mark.timeout(RUN_S + STEP_S)
@@ -94,7 +96,7 @@ def test_five_nodes_answer_every_frame_rightly_while_one_crashes_one_hangs_and_o
     with emulation(tmp_path, "--nodes", "5", "--bandwidth", "50mbit", "--fault", "three") as running:
         running.until("ready after")
         passwords = running.passwords()
-        names = docker("ps", "--filter", LABEL, "--format", "{{.Names}}").split()
+        names = docker("ps", "--filter", f"{LABEL}={running.name}", "--format", "{{.Names}}").split()
         shown = docker("inspect", *names)
         code, out = running.end()
     document = json.loads(out)
@@ -113,11 +115,11 @@ def test_five_nodes_answer_every_frame_rightly_while_one_crashes_one_hangs_and_o
 def test_ctrl_c_removes_everything(tmp_path: Path) -> None:
     with emulation(tmp_path, "--nodes", "2", "--topology", "star", "--seconds", "600") as running:
         running.until("ready after")
-        assert ours()
+        assert running.things()
         running.process.send_signal(signal.SIGINT)
         code, out = running.end()
     assert (code, out) == (130, b"")
-    assert ours() == []
+    assert running.things() == []
 
 
 @pytest.mark.timeout(RUN_S + STEP_S)
@@ -125,8 +127,7 @@ def test_links_are_as_slow_as_they_are_said_to_be(tmp_path: Path) -> None:
     """The kernel counts what it holds back: in each container a bucket of the link's rate for every receiver."""
     with emulation(tmp_path, "--nodes", "2", "--bandwidth", "10mbit", "--seconds", "600") as running:
         running.until("ready after")
-        [name] = docker("ps", "--filter", LABEL, "--filter", "name=node1", "--format", "{{.Names}}").split()
-        queues = json.loads(docker("exec", "-u", "0", name, "tc", "-j", "qdisc"))
+        queues = json.loads(docker("exec", "-u", "0", f"{running.name}-node1", "tc", "-j", "qdisc"))
         buckets = [queue["options"]["rate"] for queue in queues if queue["kind"] == "tbf"]
         assert buckets == [1_250_000, 1_250_000]  # to the hub, and to the other node
         running.process.send_signal(signal.SIGINT)

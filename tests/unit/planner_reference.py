@@ -91,44 +91,58 @@ def messages(cluster: Cluster, size_bytes: int) -> int:
     return 1 if cluster.max_payload_bytes is None else max(1, math.ceil(size_bytes / cluster.max_payload_bytes))
 
 
-def hop_s(cluster: Cluster, size_bytes: int, *bandwidths: float) -> float:
+class Taken(NamedTuple):
+    """Of one step: until a frame is through, and until the next frame may follow it everywhere."""
+
+    seconds: float
+    busy_s: float
+
+    @classmethod
+    def once(cls, seconds: float) -> Taken:
+        return cls(seconds, seconds)
+
+
+NEVER = Taken.once(INF)
+
+
+def hop(cluster: Cluster, size_bytes: int, *bandwidths: float) -> Taken:
     """One message over these links, one after the other; infinite where one is missing, even for 0 bytes."""
     if 0 in bandwidths:
-        return INF
-    return sum(size_bytes / bandwidth for bandwidth in bandwidths) + (
-        messages(cluster, size_bytes) * cluster.message_overhead_s
-    )
+        return NEVER
+    besides = messages(cluster, size_bytes) * cluster.message_overhead_s
+    each = [size_bytes / bandwidth for bandwidth in bandwidths]
+    return Taken(sum(each) + besides, max(each, default=0.0) + besides)
 
 
-def transfer_s(chain: Chain, cluster: Cluster, cut: int, sender: int, receiver: int) -> float:
+def transfer(chain: Chain, cluster: Cluster, cut: int, sender: int, receiver: int) -> Taken:
     size = chain.cut_bytes[cut]
     if not cluster.chunked and messages(cluster, size) > 1:
-        return INF
+        return NEVER
     if cluster.topology == "star":
         assert cluster.up_bytes_per_s is not None
         assert cluster.down_bytes_per_s is not None
-        return hop_s(cluster, size, cluster.up_bytes_per_s[sender], cluster.down_bytes_per_s[receiver])
+        return hop(cluster, size, cluster.up_bytes_per_s[sender], cluster.down_bytes_per_s[receiver])
     links = cluster.bandwidth_bytes_per_s
-    return hop_s(cluster, size, *([] if links is None else [links[sender][receiver]]))
+    return hop(cluster, size, *([] if links is None else [links[sender][receiver]]))
 
 
 def edge_s(cluster: Cluster, row: Sequence[float] | None, node: int, size_bytes: int) -> float:
-    return 0.0 if row is None else hop_s(cluster, size_bytes, row[node])
+    return 0.0 if row is None else hop(cluster, size_bytes, row[node]).seconds
 
 
-def steps_s(chain: Chain, cluster: Cluster, nodes: Sequence[int], cuts: Sequence[int]) -> list[float]:
-    """Seconds of source, stage, transfer, stage, ..., sink, where stage k is blocks [cuts[k], cuts[k + 1])."""
-    seconds = [edge_s(cluster, cluster.source_bytes_per_s, nodes[0], chain.cut_bytes[0])]
+def steps(chain: Chain, cluster: Cluster, nodes: Sequence[int], cuts: Sequence[int]) -> list[Taken]:
+    """Source, stage, transfer, stage, ..., sink, where stage k is blocks [cuts[k], cuts[k + 1])."""
+    taken = [Taken.once(edge_s(cluster, cluster.source_bytes_per_s, nodes[0], chain.cut_bytes[0]))]
     for index, node in enumerate(nodes):
-        seconds.append(compute_s(chain, cluster, node, cuts[index], cuts[index + 1]))
+        taken.append(Taken.once(compute_s(chain, cluster, node, cuts[index], cuts[index + 1])))
         if index + 1 < len(nodes):
-            seconds.append(transfer_s(chain, cluster, cuts[index + 1], node, nodes[index + 1]))
-    return [*seconds, edge_s(cluster, cluster.sink_bytes_per_s, nodes[-1], chain.cut_bytes[-1])]
+            taken.append(transfer(chain, cluster, cuts[index + 1], node, nodes[index + 1]))
+    return [*taken, Taken.once(edge_s(cluster, cluster.sink_bytes_per_s, nodes[-1], chain.cut_bytes[-1]))]
 
 
-def steps_of_plan(chain: Chain, cluster: Cluster, stages: Sequence[Stage]) -> list[float]:
+def steps_of_plan(chain: Chain, cluster: Cluster, stages: Sequence[Stage]) -> list[Taken]:
     nodes = [cluster.names.index(stage.node) for stage in stages]
-    return steps_s(chain, cluster, nodes, [0, *(stage.end_block for stage in stages)])
+    return steps(chain, cluster, nodes, [0, *(stage.end_block for stage in stages)])
 
 
 # References.
@@ -141,9 +155,9 @@ def all_values(chain: Chain, cluster: Cluster, stages: int | None = None) -> Ite
             continue
         for inner in itertools.combinations(range(1, chain.blocks), count - 1):
             for nodes in itertools.permutations(range(len(cluster.nodes)), count):
-                seconds = steps_s(chain, cluster, nodes, (0, *inner, chain.blocks))
+                seconds, busy = zip(*steps(chain, cluster, nodes, (0, *inner, chain.blocks)), strict=True)
                 if max(seconds) < INF:
-                    yield Value(max(seconds), sum(seconds), count)
+                    yield Value(max(busy), sum(seconds), count)
 
 
 Numbers = NDArray[np.float64]
@@ -160,26 +174,26 @@ class SubsetProgramme:
         self.compute = np.full((count, blocks + 1, blocks + 1), INF)
         for node, (first, end) in itertools.product(range(count), itertools.combinations(range(blocks + 1), 2)):
             self.compute[node, first, end] = compute_s(chain, cluster, node, first, end)
-        self.transfer = np.full((count, count, blocks + 1), INF)
+        self.transfer, self.link = np.full((2, count, count, blocks + 1), INF)
         for (sender, receiver), cut in itertools.product(itertools.permutations(range(count), 2), range(1, blocks)):
-            self.transfer[sender, receiver, cut] = transfer_s(chain, cluster, cut, sender, receiver)
+            between = transfer(chain, cluster, cut, sender, receiver)
+            self.transfer[sender, receiver, cut], self.link[sender, receiver, cut] = between
         nodes = range(count)
         self.source = np.array([edge_s(cluster, cluster.source_bytes_per_s, v, chain.cut_bytes[0]) for v in nodes])
         self.sink = np.array([edge_s(cluster, cluster.sink_bytes_per_s, v, chain.cut_bytes[-1]) for v in nodes])
 
     def best(self) -> Value | None:
-        bottleneck_s = min(self._by_count(np.maximum, INF).values(), default=INF)
+        bottleneck_s = min(self._by_count(np.maximum, self.link, INF).values(), default=INF)
         if bottleneck_s == INF:
             return None
-        latencies = self._by_count(np.add, bottleneck_s)
+        latencies = self._by_count(np.add, np.where(self.link <= bottleneck_s, self.transfer, INF), bottleneck_s)
         latency_s = min(latencies.values())
         return Value(bottleneck_s, latency_s, min(k for k, value in latencies.items() if value == latency_s))
 
-    def _by_count(self, join: Join, limit_s: float) -> dict[int, float]:
-        """The least value for each number of stages, of steps within the limit."""
-        compute, transfer, source, sink = (
-            np.where(seconds <= limit_s, seconds, INF)
-            for seconds in (self.compute, self.transfer, self.source, self.sink)
+    def _by_count(self, join: Join, between: Numbers, limit_s: float) -> dict[int, float]:
+        """The least value for each number of stages: these times between nodes, all other steps within the limit."""
+        compute, source, sink = (
+            np.where(seconds <= limit_s, seconds, INF) for seconds in (self.compute, self.source, self.sink)
         )
         ends = np.full((1 << self.count, self.count, self.blocks + 1), INF)
         values: dict[int, float] = {}
@@ -192,7 +206,7 @@ class SubsetProgramme:
                 if rest == 0:
                     begin[0] = source[node]
                 else:
-                    begin[:] = join(ends[rest], transfer[:, node]).min(axis=0)
+                    begin[:] = join(ends[rest], between[:, node]).min(axis=0)
                 ends[mask, node] = join(begin[:, None], compute[node]).min(axis=0)
                 done = float(join(ends[mask, node, self.blocks], sink[node]))
                 values[mask.bit_count()] = min(done, values.get(mask.bit_count(), INF))

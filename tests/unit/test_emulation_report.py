@@ -9,14 +9,25 @@ import pytest
 
 from stages.graph import ModelGraph
 from understudy.data import digits_bundle, digits_frames
+from understudy.emulation.disturbance import Answer, Fault, disturbance, record_of, sent_again
 from understudy.emulation.load import busy_share, cpu_times
-from understudy.emulation.report import Answer, Fault, Outcome, disturbance, text
+from understudy.emulation.report import Outcome, text
 from understudy.emulation.samples import make_samples
+from understudy.events import Episode
 from understudy.result import FrameFailure, Result
 
 
-def answers(times: Iterable[float], technique: str = "none", *, right: bool = True) -> list[Answer]:
-    return [Answer(sent_s=at_s - 0.01, at_s=at_s, technique=technique, right=right) for at_s in times]
+def answers(times: Iterable[float], technique: str = "none", *, right: bool = True, epoch: int = 0) -> list[Answer]:
+    return [Answer(sent_s=at_s - 0.01, at_s=at_s, technique=technique, right=right, epoch=epoch) for at_s in times]
+
+
+def episode(at: float, *nodes: str, **more: object) -> Episode:
+    own: dict[str, object] = {
+        "number": 1, "kind": "failure", "cause": "silent", "stage": "healed", "at": at, "nodes": nodes,
+        "technique": "skip", "exit": None, "violated": (), "silence_ms": 80.0, "decided_ms": 0.4, "routed_ms": 1.0,
+        "first_answer_ms": 9.0, "healed_ms": 200.0,
+    }  # fmt: skip
+    return Episode(**(own | more))  # type: ignore[arg-type]
 
 
 def steady(first: float, last: float) -> list[float]:
@@ -45,6 +56,56 @@ def test_what_nobody_noticed_is_healed_at_once() -> None:
 @pytest.mark.parametrize("after", [[], answers(steady(4, 8), "skip")], ids=["silent", "degraded"])
 def test_what_lasts_to_the_end_is_not_healed(after: list[Answer]) -> None:
     assert disturbance([*answers(steady(0, 3)), *after], 3.0, 8.0).healed_s is None
+
+
+def test_the_first_answer_and_the_first_full_one_are_those_of_newer_epochs() -> None:
+    told = [
+        *answers(steady(0, 3), epoch=4),
+        *answers([3.02], epoch=4),  # was under way
+        *answers(steady(3.1, 3.4), "skip", epoch=5),
+        *answers(steady(3.4, 8), epoch=6),
+    ]
+    seen = disturbance(told, 3.0, 8.0)
+    assert seen.first_answer_s == pytest.approx(0.1)
+    assert seen.full_s == pytest.approx(0.4)
+    assert (seen.degraded_right, seen.degraded.total()) == (6, 6)
+
+
+def test_a_full_answer_between_degraded_ones_is_no_return_to_full_accuracy() -> None:
+    told = [*answers(steady(0, 3), epoch=4), *answers([3.2], epoch=5), *answers([3.3, 3.4], "skip", epoch=6)]
+    assert disturbance(told, 3.0, 3.5).full_s is None
+    assert disturbance([*told, *answers([3.6], epoch=7)], 3.0, 4.0).full_s == pytest.approx(0.6)
+
+
+def test_what_changed_no_plan_has_no_first_answer() -> None:
+    seen = disturbance(answers(steady(0, 8), epoch=4), 3.0, 8.0)
+    assert (seen.first_answer_s, seen.full_s) == (None, None)
+
+
+def test_without_an_answer_before_it_nobody_knows_the_first_one_after_a_fault() -> None:
+    assert disturbance(answers(steady(3.4, 8), epoch=4), 3.0, 8.0).first_answer_s is None
+
+
+def test_a_silence_begins_with_the_last_answer_before_the_fault() -> None:
+    assert disturbance(answers([1.0, 2.0, 2.9, 4.0, 5.0]), 3.5, 4.5).silence_s == pytest.approx(1.1)
+
+
+def test_a_fault_has_the_record_of_its_own_node_and_time() -> None:
+    records = [episode(100.0, "a"), episode(103.1, "b"), episode(103.12, "a", "c"), episode(109.0, "a")]
+    fault = Fault(action="kill", who="a", at_s=3.0)
+    found = record_of(records, fault, began_at=100.0, until_s=8.0)
+    assert found is records[2]
+    assert record_of(records[:2], fault, began_at=100.0, until_s=8.0) is None
+    joined = [episode(103.1, "a", kind="change")]
+    assert record_of(joined, fault, began_at=100.0, until_s=8.0) is None
+
+
+def test_frames_that_two_failures_had_sent_again_are_counted_once() -> None:
+    apart = [episode(1.0, "a", sent_again=3), episode(2.0, "b", sent_again=4)]
+    assert sent_again(apart) == 7
+    together = [episode(1.0, "a", sent_again=3), episode(1.1, "b", sent_again=4), episode(5.0, "c", sent_again=1)]
+    assert sent_again(together) == 5
+    assert sent_again([episode(1.0, "a", kind="change", sent_again=9)]) == 0
 
 
 def test_a_slow_stream_is_no_silence() -> None:
@@ -108,6 +169,33 @@ def test_steps_at_the_same_time_are_judged_together() -> None:
     assert [fault["silence_ms"] > 1700 for fault in document["faults"]] == [True, True]
 
 
+def test_a_fault_is_told_as_the_controller_and_the_client_saw_it() -> None:
+    told = [*answers(steady(0, 3), epoch=1), *answers(steady(3.1, 3.3), "skip", epoch=2)]
+    told += answers(steady(3.3, 8), epoch=3)
+    own = outcome(
+        answers=told,
+        published=len(told),
+        faults=[Fault(action="kill", who="a", at_s=3.0)],
+        began_at=100.0,
+        episodes=[episode(103.04, "a", sent_again=2, degraded=4)],
+    )
+    document = own.document()
+    assert json.loads(json.dumps(document)) == document
+    [fault] = document["faults"]
+    assert (fault["noticed_ms"], fault["journal"]["technique"], document["sent_again"]) == (40.0, "skip", 2)
+    said = text(document)
+    assert "kill a at 3.0 s: noticed after 40 ms; first answer after 100 ms; full plan after 300 ms" in said
+    assert "2 sent again" in said
+
+
+def test_accuracy_is_of_the_answers_whose_frames_have_a_label() -> None:
+    known = [Answer(sent_s=0.0, at_s=at_s, technique="none", right=True, correct=at_s < 3) for at_s in (1.0, 2.0, 3.0)]
+    assert "66.67% of the answers" in text(outcome(answers=known).document())
+    unknown = outcome().document()
+    assert unknown["accuracy"] is None
+    assert "accuracy" not in text(unknown)
+
+
 def test_busy_cores_are_said_to_be_what_may_limit() -> None:
     assert "the cores, not the links" in text(outcome(cpu_busy=0.97).document())
     assert "the cores, not the links" not in text(outcome(cpu_busy=0.5).document())
@@ -131,4 +219,5 @@ def test_answers_are_held_against_the_whole_network() -> None:
         assert sample.is_right(Result(id="f", class_index=index))
         assert not sample.is_right(Result(id="f", class_index=(index + 1) % 10))
         assert not sample.is_right(Result(id="f", class_index=index, error=FrameFailure(code="failed", reason="x")))
+    assert [sample.label for sample in made.samples] == labels[: len(made.samples)]
     assert made.seconds > 0

@@ -95,6 +95,7 @@ class Pipeline:
         *,
         window: int = 100,
         batch: int = 1,
+        first: int = 0,
         drain: bool = False,
         model: BlobRef = BLOB,
         spec: PipelineSpec | None = None,
@@ -105,7 +106,7 @@ class Pipeline:
             epoch=epoch,
             model=model,
             spec=spec or self.spec,
-            flow=Flow(window=window, batch=batch),
+            flow=Flow(window=window, batch=batch, first=first),
             provenance=Provenance(epoch=epoch, **provenance),
             send=stages or self.stages,
         )
@@ -419,6 +420,41 @@ async def test_a_frame_that_does_not_come_back_is_sent_again_and_given_up_after_
     assert pipeline.head.in_flight == 0
 
 
+async def test_a_few_frames_are_in_flight_at_first_and_with_each_answer_that_comes_soon_one_more(start: Start) -> None:
+    pipeline = await start()
+    await pipeline.follow(2, window=5, first=2)
+    for number in range(20):
+        await pipeline.publish(npy(number), f"f{number}")
+    await pipeline.sent(2)
+    await pipeline.head.on_outcome(outcome("f0", "f1", epoch=2))
+    await pipeline.sent(2 + 4)
+    await pipeline.head.on_outcome(outcome("f2", "f3", epoch=2))
+    await pipeline.sent(2 + 4 + 3)
+    assert pipeline.head.in_flight == 5
+
+
+async def test_while_nothing_comes_back_the_oldest_frame_alone_is_sent_again_and_all_are_given_up(start: Start) -> None:
+    pipeline = await start(resend_after_s=0.01, max_attempts=3)
+    names = ["one", "two", "three"]
+    for number, name in enumerate(names):
+        await pipeline.publish(npy(number), name)
+    results = [await pipeline.result() for _ in names]
+    assert [(result["id"], result["error"]["code"]) for result in results] == [(name, "timeout") for name in names]
+    assert pipeline.stages.ids == ["one", "two", "three", "one", "one"]
+    assert "nor of any other frame" in results[-1]["error"]["reason"]
+
+
+async def test_all_that_was_lost_is_sent_again_when_the_oldest_is_back(start: Start) -> None:
+    pipeline = await start(resend_after_s=0.01, max_attempts=100)
+    for number, name in enumerate(["one", "two", "three"]):
+        await pipeline.publish(npy(number), name)
+    await eventually(lambda: bool(pipeline.stages.ids[3:] == ["one"]))
+    await pipeline.head.on_outcome(outcome("one"))
+    await eventually(lambda: pipeline.stages.ids[-2:] == ["two", "three"] and len(pipeline.stages.ids) > 4)
+    await pipeline.head.on_outcome(outcome("two", "three"))
+    assert [(await pipeline.result())["id"] for _ in range(3)] == ["one", "two", "three"]
+
+
 async def test_a_frame_that_was_sent_again_is_answered_once(start: Start) -> None:
     pipeline = await start(resend_after_s=0.01, max_attempts=100)
     await pipeline.publish(npy(1), "slow")
@@ -544,7 +580,7 @@ async def test_a_frame_that_is_sent_again_while_ways_are_drained_takes_the_newes
     pipeline = await start(resend_after_s=0.01, max_attempts=100)
     route = Stages()
     await pipeline.publish(npy(1), "slow")
-    await pipeline.sent(1)
+    await eventually(lambda: "slow" in pipeline.stages.ids)
     await pipeline.follow(2, route, drain=True)
     await eventually(lambda: "slow" in route.ids)
     assert pipeline.head.oldest_epoch == 2

@@ -50,6 +50,10 @@ def star_rates(up: Mapping[str, float], down: Mapping[str, float]) -> dict[Pair,
     return {(u, v): 1 / (1 / up[u] + 1 / down[v]) for u, v in permutations(up, 2)}
 
 
+def slower_links(up: Mapping[str, float], down: Mapping[str, float]) -> dict[Pair, float]:
+    return {(u, v): min(up[u], down[v]) for u, v in permutations(up, 2)}
+
+
 speeds = st.floats(1e4, 1e9)
 
 
@@ -61,7 +65,7 @@ def test_the_times_of_all_pairs_of_a_star_are_found_again(links: list[tuple[floa
         dict(zip(names, (up for up, _ in links), strict=True)),
         dict(zip(names, (down for _, down in links), strict=True)),
     )
-    up, down = fit_star(names, truth)
+    up, down = fit_star(names, truth, {})
     assert all(speed > 0 for speed in (*up, *down))
     found = star_rates(dict(zip(names, up, strict=True)), dict(zip(names, down, strict=True)))
     # A pair may be bounded by the floor: no link is a thousand times faster than the fastest pair.
@@ -70,9 +74,29 @@ def test_the_times_of_all_pairs_of_a_star_are_found_again(links: list[tuple[floa
 
 def test_the_links_themselves_are_found_where_up_and_down_are_alike_on_average() -> None:
     speed = {"a": 1e6, "b": 12.5e6, "c": 50e6, "d": 3e6}
-    up, down = fit_star(list(speed), star_rates(speed, speed))
+    up, down = fit_star(list(speed), star_rates(speed, speed), {})
     assert up == pytest.approx(list(speed.values()), rel=1e-3)
     assert down == pytest.approx(list(speed.values()), rel=1e-3)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(speeds, speeds), min_size=3, max_size=8))
+def test_the_rate_of_a_stream_tells_the_uplinks_from_the_downlinks(links: list[tuple[float, float]]) -> None:
+    names = [f"n{i}" for i in range(len(links))]
+    up = dict(zip(names, (up for up, _ in links), strict=True))
+    down = dict(zip(names, (down for _, down in links), strict=True))
+    streams = slower_links(up, down)
+    fitted = fit_star(names, star_rates(up, down), streams)
+    found = slower_links(*(dict(zip(names, speeds, strict=True)) for speeds in fitted))
+    assert all(found[pair] == pytest.approx(streams[pair], rel=0.02) for pair in streams)
+
+
+def test_slow_downlinks_behind_fast_uplinks_are_found_where_nodes_differ() -> None:
+    up = {"a": 50e6, "b": 40e6, "c": 10e6}
+    down = {"a": 1e6, "b": 2e6, "c": 5e6}
+    fitted = fit_star(list(up), star_rates(up, down), slower_links(up, down))
+    assert fitted[0] == pytest.approx(list(up.values()), rel=1e-2)
+    assert fitted[1] == pytest.approx(list(down.values()), rel=1e-2)
 
 
 def test_noise_of_ten_percent_is_averaged_out() -> None:
@@ -80,23 +104,23 @@ def test_noise_of_ten_percent_is_averaged_out() -> None:
     speed = {name: 1e6 * (i + 1) for i, name in enumerate(names)}
     truth = star_rates(speed, speed)
     noisy = {pair: rate * (1.1 if i % 2 else 0.9) for i, (pair, rate) in enumerate(truth.items())}
-    up, down = fit_star(names, noisy)
+    up, down = fit_star(names, noisy, noisy)
     found = star_rates(dict(zip(names, up, strict=True)), dict(zip(names, down, strict=True)))
     assert all(found[pair] == pytest.approx(truth[pair], rel=0.08) for pair in truth)
 
 
 def test_a_star_whose_pairs_fit_no_model_still_gives_links_that_are_positive() -> None:
     odd = {("a", "b"): 1e9, ("b", "a"): 1e3, ("a", "c"): 1e3, ("c", "a"): 1e9, ("b", "c"): 1e9, ("c", "b"): 1e9}
-    up, down = fit_star(["a", "b", "c"], odd)
+    up, down = fit_star(["a", "b", "c"], odd, odd)
     assert all(0 < speed < 1e13 for speed in (*up, *down))
 
 
 def test_a_node_without_a_measured_pair_has_no_link() -> None:
     truth = star_rates({"a": 1e6, "b": 1e6}, {"a": 1e6, "b": 1e6})
-    up, down = fit_star(["a", "b", "c"], truth)
+    up, down = fit_star(["a", "b", "c"], truth, {("a", "b"): 2e6})
     assert (up[2], down[2]) == (0.0, 0.0)
     assert up[:2] == pytest.approx([1e6, 1e6])
-    assert fit_star(["a", "b"], {}) == ([0.0, 0.0], [0.0, 0.0])
+    assert fit_star(["a", "b"], {}, {}) == ([0.0, 0.0], [0.0, 0.0])
 
 
 # ---- cluster files -------------------------------------------------------------------------------------------------
@@ -104,11 +128,12 @@ def test_a_node_without_a_measured_pair_has_no_link() -> None:
 
 @pytest.mark.parametrize("topology", ["mesh", "star"])
 def test_the_file_is_one_that_the_planner_reads(topology: str, tmp_path: Path) -> None:
-    rates = star_rates({"a": 2e6, "b": 7e6, "c": 7e6}, {"a": 2e6, "b": 7e6, "c": 7e6})
+    speed = {"a": 2e6, "b": 7e6, "c": 7e6}
+    rates = star_rates(speed, speed)
     del rates["a", "c"]
     document = cluster_document(
         {"a": 64 << 20, "b": None, "c": 1},
-        dict.fromkeys(rates, 123_456_789.0),
+        dict.fromkeys(rates, 123_456_789.0) if topology == "mesh" else slower_links(speed, speed),
         rates,
         topology=topology,
         overhead_s=0.000123456,

@@ -153,10 +153,21 @@ def test_the_picture_names_every_node_and_marks_the_bottleneck(desk: Desk) -> No
     assert any(line.startswith("proven: no plan is better; solved in ") for line in lines)
 
 
+def test_a_transfer_in_a_star_is_drawn_as_long_as_its_slower_link_and_tells_its_way_over_both(desk: Desk) -> None:
+    star = {key: value for key, value in CLUSTER.items() if key != "bandwidth_bytes_per_s"}
+    star |= {"topology": "star", "up_bytes_per_s": [1, 1], "down_bytes_per_s": [2, 2]}
+    lines = desk.plan(*desk.arguments(cluster=star)).stdout.splitlines()
+    at = next(index for index, line in enumerate(lines) if line.startswith("roof → kitchen  6 B"))
+    assert "6000.000 ms" in lines[at]
+    assert lines[at].endswith("bottleneck")
+    assert lines[at + 1].split(maxsplit=1) == ["9000.000", "ms  on its way, over both links"]
+    assert any(line.startswith("bottleneck 6000.000 ms, 0.17 frames/s;") for line in lines)
+
+
 def test_a_picture_of_a_plan_without_proof_says_how_far_it_may_be_off() -> None:
     plan = Plan(
         stages=(Stage(first_block=0, end_block=1, node="a"),),
-        steps=(Step(kind="compute", node="a", to="a", cut=0, size_bytes=0, seconds=2.0),),
+        steps=(Step(kind="compute", node="a", to="a", cut=0, size_bytes=0, seconds=2.0, busy_s=2.0),),
         bottleneck_s=2.0,
         latency_s=2.0,
         lower_bound_s=1.5,
@@ -198,7 +209,7 @@ def test_names_with_brackets_are_shown_as_they_are(desk: Desk) -> None:
 def test_how_far_above_the_optimum_a_plan_may_be_is_relative_to_the_bound() -> None:
     plan = Plan(
         stages=(Stage(first_block=0, end_block=1, node="a"),),
-        steps=(Step(kind="compute", node="a", to="a", cut=0, size_bytes=0, seconds=2.0),),
+        steps=(Step(kind="compute", node="a", to="a", cut=0, size_bytes=0, seconds=2.0, busy_s=2.0),),
         bottleneck_s=2.0,
         lower_bound_s=1.0,
     )

@@ -14,7 +14,7 @@ from tests.unit.planner_reference import (
     make_chain,
     make_cluster,
     random_case,
-    transfer_s,
+    transfer,
 )
 
 
@@ -36,7 +36,8 @@ def test_every_time_is_the_one_that_the_definitions_give(seed: int) -> None:
     for (one, senders), (other, receivers) in itertools.product(enumerate(problem.members), repeat=2):
         for sender, receiver, cut in itertools.product(senders, receivers, range(1, chain.blocks)):
             if sender != receiver:
-                assert problem.transfer_s[cut, one, other] == transfer_s(chain, cluster, cut, sender, receiver)
+                between = problem.transfer_s[cut, one, other], problem.link_s[cut, one, other]
+                assert between == transfer(chain, cluster, cut, sender, receiver)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -103,8 +104,28 @@ def test_pairs_that_are_equal_within_but_not_across_are_two_classes() -> None:
     assert problem.transfer_s[1].tolist() == [[1.0, 8.0], [8.0, 1.0]]
 
 
+def test_uplink_and_downlink_of_a_star_are_busy_at_the_same_time_and_a_frame_takes_both() -> None:
+    star = make_cluster([5, 6], topology="star", up_bytes_per_s=(2.0, 8.0), down_bytes_per_s=(1.0, 4.0))
+    problem = make_problem(make_chain((8, 8, 8)), star)
+    assert (problem.transfer_s[1, 0, 1], problem.link_s[1, 0, 1]) == (4.0 + 2.0, 4.0)
+    assert (problem.transfer_s[1, 1, 0], problem.link_s[1, 1, 0]) == (1.0 + 8.0, 8.0)
+
+
+def test_nodes_of_a_star_whose_slowest_links_differ_are_kept_apart_though_the_sums_are_the_same() -> None:
+    sums_alone: dict[str, Any] = {"up_bytes_per_s": (1 / 8, 1 / 4), "down_bytes_per_s": (1 / 4, math.inf)}
+    assert classes(make_cluster([5, 5], topology="star", **sums_alone)) == [(0,), (1,)]
+    all_the_same: dict[str, Any] = {"up_bytes_per_s": (1.0, 0.5), "down_bytes_per_s": (1.0, 0.5)}
+    assert classes(make_cluster([5, 5], topology="star", **all_the_same)) == [(0, 1)]
+
+
 def test_a_class_of_one_cannot_send_to_itself() -> None:
     assert math.isinf(make_problem(make_chain((1, 1, 1)), make_cluster([5, 6])).transfer_s[1, 0, 0])
+
+
+def test_two_links_that_together_are_too_slow_for_floating_point_are_none() -> None:
+    star = make_cluster([5, 6], topology="star", up_bytes_per_s=(1e-308, 1.0), down_bytes_per_s=(1.0, 1e-308))
+    problem = make_problem(make_chain((1, 1, 1)), star)
+    assert (problem.transfer_s[1, 0, 1], problem.link_s[1, 0, 1]) == (math.inf, math.inf)
 
 
 def test_a_chain_too_slow_for_floating_point_warns_of_nothing() -> None:

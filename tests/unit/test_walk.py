@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from planner.paths import OutOfStatesError, find_path
 from planner.problem import Problem, make_problem
-from planner.search import Search, bottleneck, candidates, steps_of
+from planner.search import Search, bottleneck, busy, candidates, durations
 from planner.walk import Memory, Visit, quickest_walk, walk_exists
 from tests.unit.planner_reference import all_values, full_mesh, hidden_path, make_chain, make_cluster, random_case
 
@@ -46,7 +48,7 @@ def test_the_quickest_walk_bounds_latency_and_meets_it_where_all_are_remembered(
     latencies = []
     for remembered in ([], some, list(range(problem.classes))):
         walk = quickest_walk(problem, Memory.of(problem, remembered, stages), math.inf)
-        latencies.append(math.inf if walk is None else sum(steps_of(problem, walk[0])))
+        latencies.append(math.inf if walk is None else sum(durations(problem, walk[0])))
     assert latencies == sorted(latencies)
     assert latencies[-1] == optimum
 
@@ -68,7 +70,7 @@ def test_a_quickest_walk_is_a_walk_within_the_limit_and_of_the_latency_that_it_s
         assert stages in (None, len(visits))
         assert sum(visit.node == 0 for visit in visits) <= len(problem.members[0])
         assert bottleneck(problem, visits) <= limit_s
-        assert sum(steps_of(problem, visits)) == pytest.approx(latency_s, abs=1e-9)
+        assert sum(durations(problem, visits)) == pytest.approx(latency_s, abs=1e-9)
 
 
 def test_a_walk_may_take_turns_until_a_node_is_remembered() -> None:
@@ -135,7 +137,13 @@ def test_steps_are_source_stages_transfers_and_sink_in_order() -> None:
         sink_bytes_per_s=(1.0, 1.0),
     )
     visits = [Visit(0, 0, 1), Visit(1, 1, 2)]
-    assert steps_of(make_problem(chain, cluster), visits) == [8.0, 3.0, 2.0, 5.0, 2.0]
+    mesh = make_problem(chain, cluster)
+    assert durations(mesh, visits) == busy(mesh, visits) == [8.0, 3.0, 2.0, 5.0, 2.0]
+    links: dict[str, Any] = {"topology": "star", "up_bytes_per_s": (4.0, 4.0), "down_bytes_per_s": (2.0, 2.0)}
+    star = make_problem(chain, replace(cluster, bandwidth_bytes_per_s=None, **links))
+    assert durations(star, visits) == [8.0, 3.0, 1.0 + 2.0, 5.0, 2.0]
+    assert busy(star, visits) == [8.0, 3.0, 2.0, 5.0, 2.0]
+    assert bottleneck(star, visits) == 8.0
 
 
 def test_the_search_remembers_nodes_until_a_walk_is_a_path() -> None:

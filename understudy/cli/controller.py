@@ -29,7 +29,9 @@ def controller(
     window: Annotated[int, typer.Option(min=0, help="Frames in flight; 0: chosen from the model's sizes.")] = 0,
     max_batch: Annotated[int, typer.Option(min=1, help="Frames in one message and one inference, at most.")] = 64,
     top_k: Annotated[int, typer.Option(min=1, help="Scores in a classifier's result.")] = 5,
-    resend_after: Annotated[str, typer.Option(help="A frame that is away for so long may be sent again.")] = "5s",
+    resend_after: Annotated[
+        str, typer.Option(help="A frame that is away for so long, or longer where answers are, may be sent again.")
+    ] = "5s",
     standby: Annotated[
         bool, typer.Option("--standby", help="Wait for the controller that serves to end, and take over.")
     ] = False,

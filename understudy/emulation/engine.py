@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from understudy.emulation.errors import EmulationError
@@ -16,6 +17,20 @@ COMMAND_S = 60.0
 BUILD_S = 1800.0
 UP_S = 300.0
 GRACE_S = 10.0
+
+_EVENTS: Mapping[str, tuple[str, ...]] = {
+    "kill": ("kill",),
+    "start": ("start",),
+    "restart": ("kill",),
+    "pause": ("pause",),
+    "resume": ("unpause",),
+    "cut": ("disconnect",),
+    "join": ("connect",),
+    "slow": ("exec_start",),
+    "restore": ("exec_start",),
+    "kill-broker": ("exec_start", "kill"),
+}
+"""The engine's word for each action of a scenario."""
 
 _PROBE_NETEM = "tc qdisc add dev lo root netem delay 1ms && tc qdisc del dev lo root"
 _KILL_BROKER = "kill -KILL $(cat /run/understudy/broker.pid)"
@@ -146,6 +161,21 @@ class Stack:
         )
         out, _ = await process.communicate()
         return out.decode(errors="replace").strip()
+
+    async def moment(self, action: str, name: str, *, since: float) -> float | None:
+        """When the engine had done `action` of a scenario, by its own events: seconds since 1970. None: they do not
+        say. A docker command takes longer than what it does, and how much longer is nobody's fault but ours."""
+        if action in ("cut", "join"):
+            filters = ("--filter", "type=network", "--filter", f"network={self._network}")
+        else:
+            filters = ("--filter", "type=container", "--filter", f"container={self._layout.container(name)}")
+        span = ("--since", f"{since:.6f}", "--until", f"{time.time():.6f}")
+        rows = await docker("events", *span, *filters, "--format", "{{.TimeNano}} {{.Action}}")
+        for row in rows.splitlines():
+            at, _, did = row.partition(" ")
+            if did.startswith(_EVENTS[action]):
+                return float(at) / 1e9
+        return None
 
     # ---- faults ------------------------------------------------------------------------------------------------
 

@@ -136,9 +136,8 @@ async def prepare(wishes: Wishes, folder: Path, place: Place) -> Prepared:
 
 
 def choose_window(plan: Plan) -> int:
-    """Frames under way: half as many again as keep every step busy, and more only where they are through in a moment.
-    What waits for many seconds is sent again, by those who cannot know that it is only waiting, and makes a slow link
-    slower."""
+    """Frames under way: half as many again as keep every step busy, and more only where they are through in a moment:
+    what waits longer makes nothing faster."""
     if plan.bottleneck_s <= 0:
         return MOST_WINDOW
     busy = math.ceil(1.5 * plan.latency_s / plan.bottleneck_s) + 1

@@ -1,77 +1,34 @@
-"""What a client saw: counts, rates, and around each fault how long it had no answer, and when all was well again."""
+"""What a run has found out: counts and rates, and what came of each fault; for machines and for people."""
 
 from __future__ import annotations
 
-import itertools
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-NOTICED_S = 0.2
-NOTICED_GAPS = 5.0
-"""A time without an answer that is longer than this, and than so many usual ones, is a disturbance."""
-
-
-TOGETHER_S = 1.0
-"""Steps that follow one another so soon are judged by the same answers: nobody can tell which did what."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """Moments are seconds since the stream began.
-
-    Attributes:
-        right: it is what the whole network says, run in one piece.
-    """
-
-    sent_s: float
-    at_s: float
-    technique: str
-    right: bool
-
-    @property
-    def degraded(self) -> bool:
-        return self.technique != "none"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """A step of a scenario that was carried out. `note`: what could not be done as asked."""
-
-    action: str
-    who: str
-    at_s: float
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Disturbance:
-    """What came of a fault until the next step.
-
-    Attributes:
-        silence_s: the longest time without an answer.
-        healed_s: from the fault to the end of the last disturbance; 0: none was seen; None: it lasted to the end.
-        degraded: answers by another technique than `none`.
-    """
-
-    silence_s: float
-    healed_s: float | None
-    degraded: Counter[str]
+from understudy.emulation.disturbance import TOGETHER_S, Answer, Fault, disturbance, record_of, sent_again
+from understudy.events import Episode
 
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """Everything that a run has found out. `streamed_s`: when the last frame was published; `elapsed_s`: when all were
-    answered."""
+    """Everything that a run has found out.
 
+    Attributes:
+        began_at: when the stream began, seconds since 1970.
+        streamed_s, elapsed_s: when the last frame was published, and when all were answered, since then.
+        episodes: the controller's journal of it.
+    """
+
+    began_at: float = 0.0
     published: int = 0
     answers: list[Answer] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
     twice: int = 0
     faults: list[Fault] = field(default_factory=list)
     streamed_s: float = 0.0
+    episodes: Sequence[Episode] = ()
     elapsed_s: float = 0.0
     cpu_busy: float | None = None
     cores: int = 0
@@ -95,6 +52,12 @@ class Outcome:
         return Counter(answer.technique for answer in self.answers if answer.degraded)
 
     @property
+    def accuracy(self) -> float | None:
+        """The share of answers that are what the frame shows; None where nobody knows."""
+        known = [answer.correct for answer in self.answers if answer.correct is not None]
+        return sum(known) / len(known) if known else None
+
+    @property
     def kept(self) -> bool:
         """Every frame was answered once, rightly or labelled as degraded."""
         return bool(self.published) and not (self.lost or self.twice or self.wrong or self.errors.total())
@@ -107,7 +70,7 @@ class Outcome:
 
     def document(self) -> dict[str, Any]:
         """As JSON values."""
-        latencies = sorted(answer.at_s - answer.sent_s for answer in self.answers)
+        latencies = sorted(answer.latency_s for answer in self.answers)
         return {
             "kept": self.kept,
             "published": self.published,
@@ -118,6 +81,8 @@ class Outcome:
             "errors": dict(self.errors),
             "degraded": dict(self.degraded),
             "degraded_right": sum(answer.right for answer in self.answers if answer.degraded),
+            "accuracy": self.accuracy and round(self.accuracy, 4),
+            "sent_again": sent_again(self.episodes),
             "seconds": round(self.elapsed_s, 3),
             "frames_per_s": self.frames_per_s and round(self.frames_per_s, 3),
             "planned_frames_per_s": self.planned_per_s and round(self.planned_per_s, 3),
@@ -134,41 +99,42 @@ class Outcome:
         }
 
     def _faults(self) -> list[dict[str, Any]]:
-        listed = []
         begins = [fault.at_s for fault in self.faults]
+        listed = []
         for number, fault in enumerate(self.faults):
             until = next((at_s for at_s in begins[number + 1 :] if at_s > fault.at_s + TOGETHER_S), self.elapsed_s)
-            seen = disturbance(self.answers, fault.at_s, until)
-            listed.append(
-                {
-                    "action": fault.action,
-                    "who": fault.who,
-                    "at_s": round(fault.at_s, 3),
-                    "silence_ms": round(seen.silence_s * 1e3, 1),
-                    "healed_ms": None if seen.healed_s is None else round(seen.healed_s * 1e3, 1),
-                    "degraded": dict(seen.degraded),
-                    "note": fault.note,
-                }
-            )
+            listed.append(self._fault(fault, until))
         return listed
 
+    def _fault(self, fault: Fault, until_s: float) -> dict[str, Any]:
+        seen = disturbance(self.answers, fault.at_s, until_s)
+        record = record_of(self.episodes, fault, began_at=self.began_at, until_s=until_s)
+        noticed_s = None if record is None else max(0.0, record.at - self.began_at - fault.at_s)
+        return {
+            "action": fault.action,
+            "who": fault.who,
+            "at_s": round(fault.at_s, 3),
+            "noticed_ms": _to_ms(noticed_s),
+            "first_answer_ms": _to_ms(seen.first_answer_s),
+            "full_ms": _to_ms(seen.full_s),
+            "silence_ms": _to_ms(seen.silence_s),
+            "healed_ms": _to_ms(seen.healed_s),
+            "degraded": dict(seen.degraded),
+            "degraded_right": seen.degraded_right,
+            "journal": None if record is None else _journal(record),
+            "note": fault.note,
+        }
 
-def disturbance(answers: Sequence[Answer], began_s: float, ended_s: float) -> Disturbance:
-    """What a client saw between two moments; `answers` in the order in which they came."""
-    times = [answer.at_s for answer in answers]
-    usual_s = statistics.median(b - a for a, b in itertools.pairwise(times)) if len(times) > 1 else 0.0
-    limit_s = max(NOTICED_S, NOTICED_GAPS * usual_s)
-    seen = [answer for answer in answers if began_s <= answer.at_s < ended_s]
-    gaps = list(itertools.pairwise([began_s, *(answer.at_s for answer in seen), ended_s]))
-    disturbed = [b for a, b in gaps if b - a > limit_s] + [answer.at_s for answer in seen if answer.degraded]
-    last_s = max(disturbed, default=began_s)
-    # The last gap, and a last answer that was degraded, may go on beyond the end.
-    lasts = last_s == ended_s or (bool(seen) and seen[-1].degraded)
-    return Disturbance(
-        silence_s=max((b - a for a, b in gaps), default=0.0),
-        healed_s=None if lasts else last_s - began_s,
-        degraded=Counter(answer.technique for answer in seen if answer.degraded),
-    )
+
+def _journal(record: Episode) -> dict[str, Any]:
+    """What the controller says of a failure; its times count from when it noticed."""
+    names = ("cause", "technique", "silence_ms", "decided_ms", "routed_ms", "first_answer_ms", "healed_ms")
+    own = {name: getattr(record, name) for name in names}
+    return {"nodes": list(record.nodes), **own, "sent_again": record.sent_again, "degraded": record.degraded}
+
+
+def _to_ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1e3, 1)
 
 
 def _ms(share: float, ordered: Sequence[float]) -> float | None:
@@ -196,6 +162,11 @@ def text(document: dict[str, Any]) -> str:
             "degraded",
             f"{degraded}" + (f" ({document['degraded_right']} of them right)" if document["degraded"] else ""),
         ),
+        *(
+            [("accuracy", f"{document['accuracy']:.2%} of the answers are what the frames show")]
+            if document["accuracy"] is not None
+            else []
+        ),
         ("throughput", f"{document['frames_per_s']} frames/s" + (f"; planned: {planned}" if planned else "")),
         ("latency", f"{latency['median']} ms median, {latency['p95']} ms p95, {latency['p99']} ms p99"),
         (
@@ -214,13 +185,13 @@ def _warning(busy: float) -> str:
 
 
 def _fault(fault: dict[str, Any]) -> str:
-    healed = (
-        "not well again before the next step"
-        if fault["healed_ms"] is None
-        else f"well again after {fault['healed_ms']:g} ms"
-    )
-    if fault["healed_ms"] == 0:
-        healed = "nothing unusual"
+    journal = fault["journal"]
+    times = [("noticed", "noticed_ms"), ("first answer", "first_answer_ms"), ("full plan", "full_ms")]
+    # Of a repair the new plan alone is of interest, and of what changed no plan nothing.
+    said = [f"{name} after {fault[key]:g} ms" for name, key in times[0 if journal else 2 :] if fault[key] is not None]
+    healed = {0.0: "nothing unusual", None: "not well again before the next step"}.get(fault["healed_ms"])
     degraded = ", ".join(f"{count} by {name}" for name, count in fault["degraded"].items())
-    parts = [f"longest silence {fault['silence_ms']:g} ms", healed, degraded, fault["note"]]
+    parts = [*said, f"longest silence {fault['silence_ms']:g} ms"]
+    parts += [healed or f"well again after {fault['healed_ms']:g} ms", degraded]
+    parts += [f"{journal['sent_again']} sent again" if journal and journal["sent_again"] else "", fault["note"]]
     return f"{fault['action']} {fault['who']} at {fault['at_s']:.1f} s: {'; '.join(part for part in parts if part)}"

@@ -18,18 +18,22 @@ from understudy.client import connect
 from understudy.demo import stage_lines
 from understudy.discovery import UnknownPipelineError, statuses
 from understudy.emulation import load
+from understudy.emulation.disturbance import Fault
 from understudy.emulation.engine import Stack
 from understudy.emulation.errors import EmulationError
 from understudy.emulation.preparation import Prepared, Wishes
 from understudy.emulation.project import CONTROLLER, HUB, Layout, links_of
-from understudy.emulation.report import Fault, Outcome
+from understudy.emulation.report import Outcome
 from understudy.emulation.scenario import REPAIRS, TAKES_AWAY, Step, resolve
 from understudy.emulation.stream import Stream
 from understudy.emulation.traffic import Link, commands
+from understudy.events import EventError, parse_episode, read_journal
 
 READY_S = 240.0
 WHOLE_S = 60.0
 FRAME_S = 90.0
+"""A frame without an answer for so long, and for three times as long as the plan takes for a full window, is lost."""
+
 LOOK_S = 0.2
 AFTER_S = 2.0
 """How long to stream on after the last step has healed."""
@@ -115,6 +119,7 @@ class Run:
         """Stream, and carry out the scenario meanwhile."""
         wishes = self.wishes
         await self._stream(self.outcome, self._direct, rate_per_s=wishes.rate_per_s, window=self.outcome.window)
+        await self._read_journal()
 
     async def stream(self, seconds: float, window: int, *, frames: int = 0) -> Outcome:
         """Stream at full rate with so many frames under way, at least so long and so many; all are answered at the end.
@@ -145,7 +150,7 @@ class Run:
                 outcome.cpu_busy = load.busy_share(before, load.cpu_times())
 
         try:
-            async with connect(url, pipeline, timeout_s=FRAME_S) as client:
+            async with connect(url, pipeline, timeout_s=self._frame_s(window)) as client:
                 stream = Stream(client, self.prepared.samples.samples, outcome, rate_per_s=rate_per_s, window=window)
                 await stream.listen(self._broker, pipeline)
                 async with asyncio.TaskGroup() as group:
@@ -154,15 +159,31 @@ class Run:
         except UnknownPipelineError as error:
             raise EmulationError(str(error)) from error
         except ExceptionGroup as group_error:
-            raise group_error.exceptions[0] from None
+            raise _first_of(group_error) from None
+
+    async def _read_journal(self) -> None:
+        assert self._broker is not None  # noqa: S101 - open comes first
+        try:
+            records = await read_journal(self._broker, self.layout.pipeline)
+            self.outcome.episodes = [parse_episode(record) for record in records]
+        except (BrokerError, EventError) as error:
+            self.outcome.notes.append(f"the controller's journal is missing: {error}")
+
+    def _frame_s(self, window: int) -> float:
+        planned_per_s = self.outcome.planned_per_s
+        return FRAME_S if planned_per_s is None else max(FRAME_S, 3 * window / planned_per_s)
 
     async def _direct(self, stream: Stream) -> None:
         scenario = self.wishes.scenario
-        for step in () if scenario is None else scenario.for_nodes(self.layout.cluster.names):
-            if step.healed:
-                await self._until_whole()
-            await asyncio.sleep(step.after)
-            await self._do(step, stream)
+        async with asyncio.TaskGroup() as group:
+            for step in () if scenario is None else scenario.for_nodes(self.layout.cluster.names):
+                if step.healed:
+                    await self._until_whole()
+                await asyncio.sleep(step.after)
+                asked_at = time.time()
+                await self._do(step, stream)
+                # Beside what follows: the next step may be due at once, and the engine forgets its events soon.
+                group.create_task(self._set_moment(len(self.outcome.faults) - 1, asked_at), name="moment")
         if scenario is not None:
             await self._until_whole()
             await asyncio.sleep(AFTER_S)
@@ -178,6 +199,13 @@ class Run:
         self.say(f"{stream.now_s:6.1f} s  {step.do} {name}")
         note = await self._carry_out(step, name)
         self.outcome.faults[-1] = replace(fault, note=note)
+
+    async def _set_moment(self, number: int, asked_at: float) -> None:
+        """A fault began when the engine had done it, not when it was asked to."""
+        fault = self.outcome.faults[number]
+        with contextlib.suppress(EmulationError):
+            if (at := await self.stack.moment(fault.action, fault.who, since=asked_at)) is not None:
+                self.outcome.faults[number] = replace(fault, at_s=at - self.outcome.began_at)
 
     async def _carry_out(self, step: Step, name: str) -> str:
         """A note, where it could not be done as asked."""
@@ -268,3 +296,9 @@ class Run:
         if document["technique"] != "none":
             return f"answers come by {document['technique']}"
         return "" if document["prepared"] else "spares are being loaded"
+
+
+def _first_of(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -34,11 +34,13 @@ _TIMED = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A frame as a client publishes it, and the answer that is right: scores by class, or outputs by name."""
+    """A frame as a client publishes it, and the answer that is right: scores by class, or outputs by name. `label`: the
+    class that the frame shows; None: nobody knows."""
 
     content: Any
     scores: Mapping[int, float]
     outputs: Mapping[str, NDArray[Any]]
+    label: int | None = None
 
     def is_right(self, result: Result) -> bool:
         """Of two classes that score the same, either is right."""
@@ -71,7 +73,8 @@ def make_samples(bundle: Bundle, graph: ModelGraph) -> Samples:
     engine = Engine.load(bundle.model_path.read_bytes(), outputs=spec.outputs)
     maker = ResultMaker(spec, _SCORES)
     try:
-        samples = [_sample(content, spec, engine, maker) for content in _contents(bundle, spec)]
+        contents, labels = _contents(bundle, spec)
+        samples = [_sample(*pair, spec, engine, maker) for pair in zip(contents, labels, strict=True)]
         tensors = _decoded(samples[0].content, spec)
         seconds = statistics.median(_timed(engine, tensors) for _ in range(_TIMED))
     except FrameError as error:
@@ -79,11 +82,13 @@ def make_samples(bundle: Bundle, graph: ModelGraph) -> Samples:
     return Samples(samples=samples, seconds=seconds)
 
 
-def _contents(bundle: Bundle, spec: PipelineSpec) -> list[Any]:
+def _contents(bundle: Bundle, spec: PipelineSpec) -> tuple[Sequence[Any], Sequence[int | None]]:
+    """Frames, and what they show."""
     if bundle.manifest.name == "digits" and bundle.manifest.version == digits_bundle().manifest.version:
-        return list(digits_frames()[0][: 4 * COUNT])
+        frames, labels = digits_frames()
+        return frames[: 4 * COUNT], labels[: 4 * COUNT]
     random = np.random.default_rng(0)
-    return [_noise(spec, random) for _ in range(COUNT)]
+    return [_noise(spec, random) for _ in range(COUNT)], [None] * COUNT
 
 
 def _noise(spec: PipelineSpec, random: np.random.Generator) -> Any:
@@ -116,13 +121,13 @@ def _decoded(content: Any, spec: PipelineSpec) -> Mapping[str, NDArray[Any]]:
     return decode_frame(payload, spec.manifest.input, spec.inputs, dynamic_batch=spec.dynamic_batch)
 
 
-def _sample(content: Any, spec: PipelineSpec, engine: Engine, maker: ResultMaker) -> Sample:
+def _sample(content: Any, label: int | None, spec: PipelineSpec, engine: Engine, maker: ResultMaker) -> Sample:
     outputs = engine.run(_decoded(content, spec))
     [answer] = maker.answers(outputs, 1)
     if isinstance(answer, FrameError):
         raise answer
     scores = {entry["class_index"]: entry["score"] for entry in answer.get("scores", ())}
-    return Sample(content=content, scores=scores, outputs={} if scores else outputs)
+    return Sample(content=content, scores=scores, outputs={} if scores else outputs, label=label)
 
 
 def _timed(engine: Engine, tensors: Mapping[str, NDArray[Any]]) -> float:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from broker import subjects
 from broker.port import Broker, Message
 from understudy.client import Client, FrameRejectedError, FrameTimeoutError
-from understudy.emulation.report import Answer, Outcome
+from understudy.emulation.disturbance import Answer
+from understudy.emulation.report import Outcome
 from understudy.emulation.samples import Sample
 
 SETTLE_S = 1.0
@@ -59,6 +60,7 @@ class Stream:
 
     async def run(self, is_over: Callable[[], bool]) -> None:
         self._began_s = self._clock()
+        self._outcome.began_at = time.time()
         due_s = 0.0
         async with asyncio.TaskGroup() as group:
             while not is_over():
@@ -86,8 +88,14 @@ class Stream:
         except FrameTimeoutError:
             return  # it counts as lost
         else:
-            right = sample.is_right(result)
-            answer = Answer(sent_s=sent_s, at_s=self.now_s, technique=result.technique, right=right)
+            answer = Answer(
+                sent_s=sent_s,
+                at_s=self.now_s,
+                technique=result.technique,
+                right=sample.is_right(result),
+                correct=None if sample.label is None else result.class_index == sample.label,
+                epoch=result.epoch,
+            )
             self._outcome.answers.append(answer)
         finally:
             self._room.release()

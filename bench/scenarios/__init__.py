@@ -1,0 +1,1 @@
+"""Faults over time, on a cluster of containers."""
