@@ -221,7 +221,7 @@ def measured(plan: Plan, alone: Outcome, streams: Sequence[Outcome], *, ready_s:
 
 
 def describe_bottleneck(plan: Plan) -> str:
-    step = max(plan.steps, key=lambda step: step.seconds)
+    step = max(plan.steps, key=lambda step: step.busy_s)
     if step.kind == "compute":
         return f"{step.node} computes"
     return f"{step.node} -> {step.to}, {step.size_bytes / 1e3:.0f} kB"
@@ -230,8 +230,8 @@ def describe_bottleneck(plan: Plan) -> str:
 def link_limit(plan: Plan) -> float | None:
     """Frames/s if the link at the bottleneck carried nothing but them; None where it is no link. The planner knows what
     TCP carries, `PAYLOAD_SHARE` of the rate."""
-    step = max(plan.steps, key=lambda step: step.seconds)
-    return 1 / (step.seconds * PAYLOAD_SHARE) if step.kind == "transfer" and step.seconds > 0 else None
+    step = max(plan.steps, key=lambda step: step.busy_s)
+    return 1 / (step.busy_s * PAYLOAD_SHARE) if step.kind == "transfer" and step.busy_s > 0 else None
 
 
 def _all_rates(streams: Sequence[Outcome]) -> list[float]:

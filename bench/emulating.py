@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
-from bench import harness
+from bench import document, harness
+from bench.document import Busy, Figure
 from bench.planner.plot import MissingPlotterError, load_plotter
 from understudy.emulation import engine
 from understudy.emulation.project import IMAGE
@@ -56,15 +58,24 @@ async def prepared_image(given: str | None, say: Callable[[str], None]) -> str:
     return given or IMAGE
 
 
-def write(options: argparse.Namespace, name: str, arguments: Sequence[str], document: Mapping[str, Any]) -> None:
+def write(
+    options: argparse.Namespace, name: str, figures: Sequence[Figure], details: Mapping[str, Any], busy: Busy
+) -> None:
     """The JSON, if it is wanted."""
     if options.json is not None:
-        head = {
-            "benchmark": name,
-            "command": " ".join(["python", "-m", f"bench.{name}", *arguments]),
-            "quick": options.quick,
-            "full": options.full,
-            "seed": options.seed,
-            "machine": harness.machine(PACKAGES),
-        }
-        harness.write_json(options.json, {**head, **document})
+        head = {"full": options.full, "seed": options.seed}
+        written = document.document(
+            name, figures, {**head, **details}, quick=options.quick, packages=PACKAGES, busy=busy
+        )
+        harness.write_json(options.json, written)
+
+
+def show_figures(console: Console, figures: Sequence[Figure]) -> None:
+    table = Table(title="figures", title_justify="left")
+    for column in ("figure", "value", "wanted", "met", "note"):
+        table.add_column(column, justify="right" if column == "value" else "left")
+    for figure in figures:
+        value = "not known" if figure.value is None else f"{figure.value:.4g} {figure.unit}".strip()
+        met = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}[figure.met]
+        table.add_row(figure.name, value, str(figure.wanted), met, figure.note)
+    console.print(table)

@@ -15,11 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import harness
+from bench.document import BusyMeter
 from bench.emulating import add_options, check, prepared_image, words, write
 from bench.networks import NETWORKS
 from bench.placement.measure import FULL, MODERATE, QUICK, Result, Scope, Series, measure_series
 from bench.placement.plot import plot
-from bench.placement.report import document, show
+from bench.placement.report import details, figures, show
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     console = harness.terminal(190)
     check(options, console)
-    started_s = time.perf_counter()
+    started_s, meter = time.perf_counter(), BusyMeter()
 
     def say(line: str) -> None:
         console.print(f"{time.perf_counter() - started_s:4.0f} s  {line}", style="dim")
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     async def benchmark() -> bool:
         results = await measure(scope_of(options), options, folder, say)
         show(console, results)
-        write(options, "placement", arguments, document(results))
+        write(options, "placement", figures(results), details(results), meter.read())
         if options.plot is not None:
             plot(results, options.plot)
         measured = [each.measured for several in results.values() for each in several if each.measured is not None]

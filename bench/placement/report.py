@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.figures import Figure, show_figures
+from bench.document import Figure, at_least, figure, none_of
+from bench.emulating import show_figures
 from bench.harness import percentile
 from bench.placement.measure import METHODS, Ratio, Result, Series, ratios
 from bench.planner.report import geometric_mean
@@ -60,29 +61,26 @@ def _table(series: Series, results: Sequence[Result]) -> Table:
 
 def figures(results: Results) -> list[Figure]:
     every = [ratio for several in results.values() for ratio in ratios(several)]
-    found = [figure for method in METHODS if (figure := _of_method(method, every)) is not None]
+    found = [own for method in METHODS if (own := _of_method(method, every)) is not None]
     least = min((ratio.measured for ratio in every), default=None)
     off = max((ratio.measured / ratio.predicted for ratio in every), key=lambda value: abs(value - 1), default=None)
     measured = [result.measured for several in results.values() for result in several if result.measured is not None]
     faults = sum(each.faults for each in measured)
     return [
         *found,
-        Figure(
-            name="ours / the best other plan, the least",
-            value=least,
-            unit="",
-            wanted="at least 1, within 2 %",
-            met=None if least is None else least >= FASTER,
+        at_least(
+            "ours / the best other plan, the least",
+            least,
+            FASTER,
             note=f"{len(every)} comparisons; CPU-bound ones left out",
         ),
         Figure(
             name="measured / predicted ratio, the farthest from 1",
             value=off,
-            unit="",
             wanted="0.90 to 1.10",
             met=None if off is None else abs(off - 1) <= AS_PREDICTED,
         ),
-        Figure(name="answers wrong, lost or twice", value=float(faults), unit="", wanted="0", met=faults == 0),
+        none_of("answers wrong, lost or twice", faults),
     ]
 
 
@@ -91,18 +89,13 @@ def _of_method(method: str, every: Sequence[Ratio]) -> Figure | None:
     if not own:
         return None
     predicted = geometric_mean([ratio.predicted for ratio in own])
-    return Figure(
-        name=f"throughput: ours / {method}",
-        value=geometric_mean([ratio.measured for ratio in own]),
-        unit="times",
-        note=f"predicted: {predicted:.3g}; geometric mean over {len(own)} cluster{'s' * (len(own) > 1)}",
-    )
+    note = f"predicted: {predicted:.3g}; geometric mean over {len(own)} cluster{'s' * (len(own) > 1)}"
+    return figure(f"throughput: ours / {method}", geometric_mean([ratio.measured for ratio in own]), "times", note=note)
 
 
-def document(results: Results) -> dict[str, Any]:
+def details(results: Results) -> dict[str, Any]:
     """As JSON values; METHODOLOGY.md lists the fields."""
     return {
-        "figures": figures(results),
         "series": [
             {
                 "model": series.model,

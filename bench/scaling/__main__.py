@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import harness
+from bench.document import BusyMeter
 from bench.emulating import add_options, check, prepared_image, words, write
 from bench.networks import NETWORKS
 from bench.scaling.plot import plot
 from bench.scaling.points import FULL, MODERATE, QUICK, Point, Scope, Series, measure_series, narrowed
-from bench.scaling.report import document, show
+from bench.scaling.report import details, figures, show
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     console = harness.terminal(190)
     check(options, console)
-    started_s = time.perf_counter()
+    started_s, meter = time.perf_counter(), BusyMeter()
 
     def say(line: str) -> None:
         console.print(f"{time.perf_counter() - started_s:4.0f} s  {line}", style="dim")
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     async def benchmark() -> bool:
         results = await measure(scope_of(options), options, folder, say)
         show(console, results)
-        write(options, "scaling", arguments, document(results))
+        write(options, "scaling", figures(results), details(results), meter.read())
         if options.plot is not None:
             plot(results, options.plot)
         every = [point.measured for points in results.values() for point in points]

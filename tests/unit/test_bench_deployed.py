@@ -18,7 +18,8 @@ from planner.plan import Stage
 from planner.solve import price
 from stages.manifest import TensorInput
 from tests.unit.deployments import deployment
-from understudy.emulation.report import Answer, Outcome
+from understudy.emulation.disturbance import Answer
+from understudy.emulation.report import Outcome
 
 CHAIN = Chain(
     name="two",

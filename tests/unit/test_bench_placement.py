@@ -13,7 +13,7 @@ from bench.networks import chain_of, network
 from bench.placement.__main__ import parse, scope_of
 from bench.placement.measure import FULL, MODERATE, QUICK, Result, Series, emulated_cluster, ratios
 from bench.placement.plans import Candidate, candidates
-from bench.placement.report import document, figures, show
+from bench.placement.report import details, figures, show
 from planner.chain import Chain
 from planner.cluster import Cluster
 from planner.solve import price, solve
@@ -119,7 +119,7 @@ def test_figures_say_where_another_plan_is_faster_and_where_a_prediction_is_off(
     ]
     found = {figure.name: figure for figure in figures({SERIES: results})}
     assert found["throughput: ours / random"].value == pytest.approx(5)
-    assert found["throughput: ours / random"].note.startswith("predicted: 4;")
+    assert (found["throughput: ours / random"].note or "").startswith("predicted: 4;")
     assert found["ours / the best other plan, the least"].met is False
     assert found["measured / predicted ratio, the farthest from 1"].value == pytest.approx(1.25)
     assert found["answers wrong, lost or twice"].met is False
@@ -132,7 +132,7 @@ def test_the_document_is_json_and_names_methods_without_a_plan(tmp_path: Path) -
         Result(method="seifer", measured=deployment(10.0), same=True),
         Result(method="random", reason="the method finds no plan"),
     ]
-    harness.write_json(tmp_path / "placement.json", document({SERIES: results}))
+    harness.write_json(tmp_path / "placement.json", details({SERIES: results}))
     [series] = json.loads((tmp_path / "placement.json").read_text())["series"]
     assert [plan["method"] for plan in series["plans"]] == ["ours", "seifer", "random"]
     assert series["plans"][1]["same_as_ours"]
