@@ -45,6 +45,10 @@ _HAND_OVER, _WHAT = b"hand over", b"what"
 """Questions to a head: which frames it will finish, when it shall take no more (with the epoch of the route of the head
 that asks behind it, in decimal digits); which it holds."""
 
+LONG_S = 2.0
+"""A frame that waits at the standby head for so long may be answered: the head is asked. Servers of a cluster hear of a
+new subscription one after the other: for a moment one hands on frames, while another does not hand on results."""
+
 SHARED_S = 30.0
 """A head that has handed over has finished what it holds, or lost it, after so long."""
 
@@ -66,8 +70,10 @@ class Leadership:
         self._task: asyncio.Task[None] | None = None
         self._fence: Fence | None = None
         self._fence_task: asyncio.Task[None] | None = None
-        self._catching_up: asyncio.Task[None] | None = None
+        self._keeping_up: asyncio.Task[None] | None = None
         self._standby: StandbyHead | None = None
+        self._other = ""
+        """The node of the head that this one stands by for."""
         self._stands_by_since_s = math.inf
         self._pipeline = ""
         self._epoch = 0  # of the newest route that it leads on
@@ -115,7 +121,7 @@ class Leadership:
         if deployment is not None and route is not None and route.standby_head == self._node:
             await self._stand_by(deployment)
         elif not self.leads:
-            self._standby = None
+            self._end_standby()
         await self._unsubscribe_stale()
 
     def give_up(self) -> None:
@@ -147,8 +153,7 @@ class Leadership:
 
     async def stop(self) -> None:
         await self._step_down()
-        if self._catching_up is not None:
-            self._catching_up.cancel()
+        self._end_standby()
         if self._feed is not None:
             self._feed.close()
         for subscription in self._subscribed.values():
@@ -160,19 +165,35 @@ class Leadership:
     async def _stand_by(self, deployment: Deployment) -> None:
         pipeline, flow = deployment.assignment.pipeline, deployment.assignment.flow
         self._pipeline = pipeline
-        if self._standby is not None:
-            return
-        await self._begin_standby(pipeline, flow)
-        head = deployment.route.head
-        if head != self._node:
+        knows = self._standby is not None
+        if not knows:
+            await self._begin_standby(pipeline, flow)
+        self._other = deployment.route.head
+        if self._other != self._node and self._keeping_up is None:
             # Not awaited: a head that has just died lets its questioner wait, and the next route may come meanwhile.
-            self._catching_up = asyncio.create_task(self._catch_up(pipeline, head), name="standby-head")
+            self._keeping_up = asyncio.create_task(self._keep_up(pipeline, knows=knows), name="standby-head")
 
-    async def _catch_up(self, pipeline: str, head: str) -> None:
+    def _end_standby(self) -> None:
+        self._standby = None
+        if self._keeping_up is not None:
+            self._keeping_up.cancel()
+            self._keeping_up = None
+
+    async def _keep_up(self, pipeline: str, *, knows: bool) -> None:
+        """Ask the head what it holds: in the beginning, where this node does not know it, and whenever frames wait for
+        long. Until cancelled."""
         standby = self._standby
-        entries = await self._ask(pipeline, head, _WHAT)
-        if standby is not None and standby is self._standby:
-            standby.catch_up(entries)
+        assert standby is not None  # noqa: S101 - it has just begun
+        while True:
+            before_s = time.monotonic() - LONG_S
+            if not knows or standby.oldest_s < before_s:
+                entries = await self._ask(pipeline, self._other, _WHAT)
+                if entries is not None and not knows:
+                    standby.catch_up(entries)
+                elif entries is not None and (over := standby.reconcile(entries, before_s=before_s)):
+                    log.info("results-missed", frames=over)
+                knows = knows or entries is not None
+            await asyncio.sleep(LONG_S)
 
     async def _begin_standby(self, pipeline: str, flow: FlowSettings) -> None:
         self._stands_by_since_s = time.monotonic()
@@ -190,7 +211,7 @@ class Leadership:
         standby = self._standby
         assert standby is not None  # noqa: S101 - _stand_by made it
         question = b"%s %d" % (_HAND_OVER, deployment.epoch)
-        finished_there = await self._ask(pipeline, previous_head, question) if previous_head else []
+        finished_there = (await self._ask(pipeline, previous_head, question) if previous_head else None) or []
         await self._hear_all()
         standby.leave_to_the_other(finished_there)
         self._shared = {entry[DIGEST_BYTES:] for entry in finished_there}
@@ -199,7 +220,8 @@ class Leadership:
         for frame_id, result in standby.results():
             head.remember(frame_id, result)
         await head.follow(_way(deployment, send))
-        self.head, self.leads, self._standby = head, True, None
+        self.head, self.leads = head, True
+        self._end_standby()
         self._open_feed(deployment, anew=not knows and not previous_head)
         frames = standby.frames()
         log.info("head-takes-over", epoch=deployment.epoch, frames=len(frames))
@@ -245,15 +267,15 @@ class Leadership:
         for _ in range(QUEUE_TURNS):
             await asyncio.sleep(0)
 
-    async def _ask(self, pipeline: str, head: str, question: bytes) -> list[bytes]:
-        """Which frames the head on another node holds. Asked to hand over, it takes no more from then on, and finishes
-        these."""
+    async def _ask(self, pipeline: str, head: str, question: bytes) -> list[bytes] | None:
+        """Which frames the head on another node holds; None: it does not say. Asked to hand over, it takes no more from
+        then on, and finishes these."""
         try:
             subject = subjects.handover(pipeline, head)
             answer = await self._broker.request(subject, question, timeout_s=HANDOVER_TIMEOUT_S)
         except BrokerError as error:
             log.info("head-does-not-answer", node=head, reason=str(error))
-            return []
+            return None
         data = bytes(answer.data)
         return [data[i : i + 2 * DIGEST_BYTES] for i in range(0, len(data), 2 * DIGEST_BYTES)]
 

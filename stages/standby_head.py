@@ -7,8 +7,11 @@ every frame that was published and is not answered, whether the head had sent it
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from broker.errors import WireError
 from broker.port import Message
@@ -22,18 +25,31 @@ MAX_EXPECTED = 1 << 15
 MAX_HEARD = 4096
 
 
+class _Kept(NamedTuple):
+    key: str
+    message: Message
+    came_s: float
+
+
 class StandbyHead:
     """Bounded like the head's own queue: above `frames` and `bytes` the oldest frames are let go (their publishers,
     where they are ours, send them again)."""
 
     def __init__(
-        self, *, frames: int, size_bytes: int, recent_frames: int = 4096, recent_bytes: int = 16 << 20
+        self,
+        *,
+        frames: int,
+        size_bytes: int,
+        recent_frames: int = 4096,
+        recent_bytes: int = 16 << 20,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limit_frames = frames
         self._limit_bytes = size_bytes
         self._recent_frames = recent_frames
         self._recent_bytes = recent_bytes
-        self._frames: OrderedDict[int, tuple[str, Message]] = OrderedDict()
+        self._clock = clock
+        self._frames: OrderedDict[int, _Kept] = OrderedDict()
         self._by_key: dict[str, deque[int]] = {}
         self._size_bytes = 0
         self._sequence = 0
@@ -53,7 +69,7 @@ class StandbyHead:
         if identity.id is not None and (identity.id in self._by_key or identity.id in self._results):
             return  # published again: it is here, or answered
         self._sequence += 1
-        self._frames[self._sequence] = (identity.key, message)
+        self._frames[self._sequence] = _Kept(identity.key, message, self._clock())
         self._by_key.setdefault(identity.key, deque()).append(self._sequence)
         self._size_bytes += len(message.data)
         while len(self._frames) > self._limit_frames or (
@@ -86,9 +102,9 @@ class StandbyHead:
         entries = self._open(entries)
         self.expect_others(entry[DIGEST_BYTES:] for entry in entries)
         remaining = Counter(entry[:DIGEST_BYTES] for entry in entries)
-        for sequence, (key, _) in list(self._frames.items()):
-            if remaining[digest(key)] > 0:
-                remaining[digest(key)] -= 1
+        for sequence, kept in list(self._frames.items()):
+            if remaining[digest(kept.key)] > 0:
+                remaining[digest(kept.key)] -= 1
                 self._drop(sequence)
 
     def catch_up(self, entries: Sequence[bytes]) -> None:
@@ -101,6 +117,28 @@ class StandbyHead:
                 copies[key] -= 1
             else:
                 self.expect_others([entry[DIGEST_BYTES:]])
+
+    @property
+    def oldest_s(self) -> float:
+        """When the oldest frame came that is kept, on the clock; infinite: there is none."""
+        return next((kept.came_s for kept in self._frames.values()), math.inf)
+
+    def reconcile(self, entries: Sequence[bytes], *, before_s: float) -> int:
+        """Of the frames that came before then, keep those alone that the head holds. It has answered the others, or
+        never had them. How many are not kept."""
+        held = Counter(entry[:DIGEST_BYTES] for entry in entries)
+        over = []
+        for sequence, kept in self._frames.items():
+            if kept.came_s >= before_s:
+                break
+            mark = digest(kept.key)
+            if held[mark] > 0:
+                held[mark] -= 1
+            else:
+                over.append(sequence)
+        for sequence in over:
+            self._drop(sequence)
+        return len(over)
 
     def _open(self, entries: Sequence[bytes]) -> list[bytes]:
         """Those of the entries whose results have not come yet: they may have overtaken the list."""
@@ -121,19 +159,19 @@ class StandbyHead:
 
     def frames(self) -> list[Message]:
         """What is not answered, in the order in which it came."""
-        return [message for _, message in self._frames.values()]
+        return [kept.message for kept in self._frames.values()]
 
     def results(self) -> Iterator[tuple[str, bytes]]:
         """The newest results by the ids of their frames, oldest first."""
         return iter(self._results.items())
 
     def _drop(self, sequence: int) -> None:
-        key, message = self._frames.pop(sequence)
-        self._size_bytes -= len(message.data)
-        held = self._by_key[key]
-        held.remove(sequence)
-        if not held:
-            del self._by_key[key]
+        kept = self._frames.pop(sequence)
+        self._size_bytes -= len(kept.message.data)
+        copies = self._by_key[kept.key]
+        copies.remove(sequence)
+        if not copies:
+            del self._by_key[kept.key]
 
     def _remember(self, frame_id: str, result: bytes) -> None:
         self._results_bytes += len(result) - len(self._results.pop(frame_id, b""))

@@ -170,6 +170,27 @@ async def test_after_a_crash_the_standby_answers_what_was_not_answered_and_nothi
     assert [message.subject for message in await pair.replies.take(7)] == ["answer.1"] * 7
 
 
+async def test_a_frame_whose_result_did_not_come_to_the_standby_is_not_answered_again_after_a_crash(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.leadership.LONG_S", 0.01)
+    await pair.publish(1)
+    await pair.each_answered_once()
+    # As in a cluster whose servers hear of a subscription one after the other: of its frames and results, b hears the
+    # first alone.
+    await pair.b.lead._on_frame(Message(subject=IN, data=npy(1), reply="", headers={"Nats-Msg-Id": "late"}))
+    pair.a.works.clear()
+    open_ids = await pair.publish(2)
+    standby = pair.b.lead._standby
+    assert standby is not None
+    await pair.b.follow(1, "a", "b")
+    await eventually(lambda: [message.headers["Nats-Msg-Id"] for message in standby.frames()] == open_ids)
+    await pair.a.crash()
+    await pair.b.follow(2, "b", "")
+    await pair.each_answered_once()
+    assert pair.b.sent == open_ids
+
+
 async def test_of_equal_frames_without_a_name_as_many_are_answered_as_were_published(pair: Pair) -> None:
     for _ in range(2):
         await pair.publish_as(None)

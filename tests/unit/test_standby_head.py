@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from broker.activation import FrameTag, encode_tensor_frame
 from broker.port import Message
-from stages.identity import identify, make_id
+from stages.identity import entry, identify, make_id
 from stages.results import Provenance, result_json
 from stages.standby_head import StandbyHead
 from tests.unit.builders import numbers
@@ -27,7 +28,7 @@ def result(frame_id: str, *, error: tuple[str, str] | None = None, **answer: Any
     return Message(subject="understudy.p.out", data=data, reply="", headers={})
 
 
-def standby(frames: int = 100, size_bytes: int = 1 << 20, **bounds: int) -> StandbyHead:
+def standby(frames: int = 100, size_bytes: int = 1 << 20, **bounds: Any) -> StandbyHead:
     return StandbyHead(frames=frames, size_bytes=size_bytes, **bounds)
 
 
@@ -198,3 +199,25 @@ async def test_the_bounds_hold_whatever_comes_and_goes(steps: list[tuple[bool, s
         assert len(sizes) == len(head) <= 4
         assert sum(sizes) <= 20
         assert len(list(head.results())) <= 2
+
+
+async def test_of_what_waits_for_long_only_what_the_head_still_holds_is_kept() -> None:
+    now_s = 0.0
+    head = StandbyHead(frames=100, size_bytes=1 << 20, clock=lambda: now_s)
+    assert head.oldest_s == math.inf
+    await given_frames(head, "answered", "held")
+    now_s = 5.0
+    await given_frames(head, "new")
+    assert head.oldest_s == 0.0
+    assert head.reconcile([entry("held")], before_s=3.0) == 1
+    assert kept(head) == ["held", "new"]
+    assert head.oldest_s == 0.0
+
+
+async def test_of_equal_frames_without_a_name_as_many_are_kept_as_the_head_holds() -> None:
+    head = standby()
+    for _ in range(3):
+        await head.on_frame(frame(b"same"))
+    held = make_id(identify(frame(b"same")))
+    assert head.reconcile([entry(held)], before_s=math.inf) == 2
+    assert len(head) == 1
