@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-LIMIT_FACTOR = 2.5
-LIMIT_S = 60.0
-"""A benchmark may take so many times as long as it is expected to, and this beside: other machines are slower."""
+LIMIT_FACTOR = 4.0
+LIMIT_S = 120.0
+"""A benchmark may take so many times as long as it is expected to, and this beside: it may be slow, not hang."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from typing import Any
 from broker import wire
 from broker.errors import WireError
 from broker.port import Buffer
-from broker.wire import Tensor
+from broker.wire import Carried, Encoded, Tensor
 
 MAX_ID_CHARACTERS = 256
 MAX_FRAMES = 1024
@@ -28,6 +28,9 @@ MAX_HOPS = 256
 
 HEADER_RESERVE_BYTES = 64 << 10
 """Part of the broker's payload limit that is kept for a message's header."""
+
+MAX_DECODED_BYTES = 64 << 20
+"""Of the arrays that a message's encoded tensors stand for: no broker takes more without a codec."""
 
 Hop = tuple[str, int, float, float]
 """(node, cut, at in seconds since 1970, milliseconds)"""
@@ -43,15 +46,17 @@ class FrameTag:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activation:
-    """Frames at a cut. `tensors` maps names to arrays; the first axis counts frames where the batch is open."""
+    """Frames at a cut. `tensors` maps names to arrays; the first axis counts frames where the batch is open. On the way
+    between two nodes an array may be encoded."""
 
     epoch: int
     cut: int
     frames: tuple[FrameTag, ...]
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Carried]
 
     @property
     def size_bytes(self) -> int:
+        """As they are, encoded or not."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
@@ -88,13 +93,19 @@ def encode_failure(failure: Failure) -> list[Buffer]:
     return wire.pack(header, {})
 
 
-def decode(data: Buffer) -> Activation | Failure:
-    """Read an activation or a failure.
+def decode(data: Buffer, *, max_decoded_bytes: int = MAX_DECODED_BYTES) -> Activation | Failure:
+    """Read an activation or a failure. Encoded tensors stay encoded.
+
+    Args:
+        max_decoded_bytes: the most that the arrays may have together for which encoded tensors stand.
 
     Raises:
         WireError: not a valid one.
     """
-    header, tensors = wire.unpack(data)
+    header, tensors = wire.unpack_carried(data)
+    decoded_bytes = sum(tensor.decoded_bytes for tensor in tensors.values() if isinstance(tensor, Encoded))
+    if decoded_bytes > max_decoded_bytes:
+        raise WireError(f"the encoded tensors stand for {decoded_bytes} bytes, at most {max_decoded_bytes} are taken")
     kind = header.get("kind")
     epoch, cut = _count(header, "epoch"), _count(header, "cut")
     frames = _frames(header.get("frames"))

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgpack
 from pydantic import Field, TypeAdapter, ValidationError
 
+from broker.codecs import Codec
 from broker.errors import WireError
 from broker.port import Buffer
 
@@ -69,10 +70,12 @@ class PartRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteHop:
-    """The activation of cut `part.first_block` goes to `node`, which runs the part."""
+    """The activation of cut `part.first_block` goes to `node`, which runs the part. Whoever sends it there uses
+    `codec`; a first hop has none, since the head sends frames as they are."""
 
     node: Name
     part: PartRef
+    codec: Codec = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +114,11 @@ class Route:
             if hop.part.first_block == cut:
                 return hop.node
         raise KeyError(cut)
+
+    def codec_from(self, node: str, cut: int) -> Codec:
+        """What this node uses for the activation of a cut that it sends on: nothing within itself, nor to the head."""
+        hop = next((hop for hop in self.hops if hop.part.first_block == cut), None)
+        return "none" if hop is None or hop.node == node else hop.codec
 
     def parts_on(self, node: str) -> tuple[PartRef, ...]:
         return tuple(hop.part for hop in self.hops if hop.node == node)

@@ -4,6 +4,9 @@
     header   = map { "v": 1, "tensors": [[name, dtype, shape], ...], "pad": "...", and the message's own keys }
     tensor i = bin, the C-ordered little-endian bytes of an array of that dtype and shape
 
+Where a tensor went through a codec, the header has "codecs" too, one name per tensor, and the bin is what that codec
+makes of those bytes. Such a tensor is kept as it is (`Encoded`) until `stages.codec` decodes it.
+
 `pad` has the length that puts the first tensor's bytes at a multiple of 16 from the start of the document, so that
 `np.frombuffer` gives an aligned array in place. Readers ignore it. A tensor that is not aligned is copied when read.
 
@@ -16,12 +19,14 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from broker.codecs import CODECS, Codec
 from broker.errors import WireError
 from broker.port import Buffer
 
@@ -38,6 +43,35 @@ DTYPES: Mapping[str, np.dtype[Any]] = {name: np.dtype(name) for name in _NAMES.s
 
 Tensor = NDArray[Any]
 
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Encoded:
+    """A tensor that went through a codec. `dtype` and `shape` are those of the array that it stands for.
+
+    Attributes:
+        codec: never `none`.
+        data: what the codec made.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    codec: Codec
+    data: Buffer
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the wire."""
+        return len(self.data)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of the array that it stands for."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+Carried = Tensor | Encoded
+"""A tensor as it travels between nodes."""
+
 _FIRST_READ_BYTES = 8192
 _BIN8, _BIN16, _BIN32 = 0xC4, 0xC5, 0xC6
 _MAX_BIN_BYTES = (1 << 32) - 1
@@ -46,7 +80,7 @@ if sys.byteorder != "little":  # pragma: no cover - every supported machine is l
     raise ImportError("the wire format is little-endian and is read in place: big-endian machines are not supported")
 
 
-def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[Buffer]:
+def pack(header: Mapping[str, Any], tensors: Mapping[str, Carried]) -> list[Buffer]:
     """The buffers whose concatenation is the document. Contiguous tensors are referred to, not copied: they must not
     change until the message is sent.
 
@@ -55,7 +89,10 @@ def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[Buffe
     """
     arrays = [_sendable(name, array) for name, array in tensors.items()]
     specs = [[name, array.dtype.name, list(array.shape)] for name, array in zip(tensors, arrays, strict=True)]
-    document = {"v": VERSION, **header, "tensors": specs, "pad": ""}
+    document: dict[str, Any] = {"v": VERSION, **header, "tensors": specs}
+    if any(isinstance(array, Encoded) for array in arrays):
+        document["codecs"] = [array.codec if isinstance(array, Encoded) else "none" for array in arrays]
+    document["pad"] = ""
     packed = msgpack.packb(document)
     prefix = _array_prefix(1 + len(arrays))
     if not arrays:
@@ -74,6 +111,16 @@ def unpack(data: Buffer) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header and the tensors of a document. The arrays are read-only views into `data` where alignment allows.
 
     Raises:
+        WireError: `data` is not exactly one valid document, or a tensor of it is encoded.
+    """
+    header, tensors = unpack_carried(data)
+    return header, dict(plain(tensors))
+
+
+def unpack_carried(data: Buffer) -> tuple[dict[str, Any], dict[str, Carried]]:
+    """The same for what nodes send each other: encoded tensors stay encoded.
+
+    Raises:
         WireError: `data` is not exactly one valid document.
     """
     header, position, count = _read_header(data)
@@ -83,18 +130,34 @@ def unpack(data: Buffer) -> tuple[dict[str, Any], dict[str, Tensor]]:
     header.pop("pad", None)
     if not isinstance(specs, list) or len(specs) != count:
         raise WireError(f"the header must list the {count} tensors that follow it")
+    codecs = _check_codecs(header.pop("codecs", None), count)
     view = memoryview(data)
-    tensors: dict[str, Tensor] = {}
-    for spec in specs:
+    tensors: dict[str, Carried] = {}
+    for spec, codec in zip(specs, codecs, strict=True):
         name, dtype, shape = _check_spec(spec)
         if name in tensors:
             raise WireError(f"tensor {name!r} is there twice")
         start, end = _read_bin(view, position)
-        tensors[name] = _array(view[start:end], name, dtype, shape)
+        if codec == "none":
+            tensors[name] = array_of(view[start:end], name, dtype, shape)
+        else:
+            tensors[name] = Encoded(dtype=dtype, shape=shape, codec=codec, data=view[start:end])
         position = end
     if position != len(view):
         raise WireError(f"{len(view) - position} bytes follow the last tensor")
     return header, tensors
+
+
+def plain(tensors: Mapping[str, Carried]) -> Mapping[str, Tensor]:
+    """The same mapping, where nothing in it is encoded.
+
+    Raises:
+        WireError: something is.
+    """
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Encoded):
+            raise WireError(f"tensor {name!r} went through codec {tensor.codec}, and none is expected here")
+    return tensors  # type: ignore[return-value]
 
 
 def size_of(parts: Sequence[Buffer]) -> int:
@@ -102,17 +165,21 @@ def size_of(parts: Sequence[Buffer]) -> int:
     return sum(len(part) if isinstance(part, bytes) else memoryview(part).nbytes for part in parts)
 
 
-def _sendable(name: str, array: Tensor) -> Tensor:
+def _sendable(name: str, array: Carried) -> Carried:
     if array.dtype.name not in DTYPES:
         raise WireError(f"tensor {name!r} has dtype {array.dtype}, which cannot be sent")
     if array.nbytes > _MAX_BIN_BYTES:
         raise WireError(f"tensor {name!r} has {array.nbytes} bytes: 4 GiB is the most that one message can carry")
+    if isinstance(array, Encoded):
+        return array
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     # ascontiguousarray makes a 0-dimensional array 1-dimensional; those are contiguous anyway.
     return little if little.flags.c_contiguous else np.ascontiguousarray(little)
 
 
-def _view(array: Tensor) -> memoryview:
+def _view(array: Carried) -> memoryview:
+    if isinstance(array, Encoded):
+        return memoryview(array.data).toreadonly()
     # A zero-sized array cannot be cast to bytes as a memoryview. Read-only: the NATS back end sends that in place.
     return array.data.cast("B").toreadonly() if array.size else memoryview(b"")
 
@@ -174,6 +241,17 @@ def _check_spec(spec: Any) -> tuple[str, np.dtype[Any], tuple[int, ...]]:
     return name, DTYPES[dtype], tuple(shape)
 
 
+def _check_codecs(raw: Any, count: int) -> Sequence[Codec]:
+    if raw is None:
+        return ["none"] * count
+    if not isinstance(raw, list) or len(raw) != count:
+        raise WireError(f"'codecs' must name one codec for each of the {count} tensors")
+    for codec in raw:
+        if codec not in CODECS:
+            raise WireError(f"codec {str(codec)[:40]!r} is not known: one of {', '.join(CODECS)} is needed")
+    return raw
+
+
 def _is_dimension(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 40
 
@@ -191,7 +269,12 @@ def _read_bin(view: memoryview, position: int) -> tuple[int, int]:
     return start, end
 
 
-def _array(data: memoryview, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Tensor:
+def array_of(data: Buffer, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Tensor:
+    """The array of these bytes, in place where alignment allows.
+
+    Raises:
+        WireError: they are not as many as that takes, or a bool is neither 0 nor 1.
+    """
     wanted = math.prod(shape) * dtype.itemsize
     if len(data) != wanted:
         raise WireError(f"tensor {name!r} of shape {shape} and dtype {dtype} needs {wanted} bytes, has {len(data)}")

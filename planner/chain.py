@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from planner.codec import CodecCost
+
 MAX_NUMBER = 1e300
 """Of bytes, operations or seconds: what is larger is a mistake, and would overflow in sums."""
 
@@ -24,6 +26,7 @@ class Chain:
         block_peak_bytes: B numbers: largest working set; a stage needs the sum of memory plus the maximum of peak.
         block_flops: B numbers: floating-point operations for one frame.
         block_seconds: B measured seconds per node name; on other nodes FLOPs and speed tell the time.
+        codecs: those that transfers may use, besides none.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Chain:
     block_peak_bytes: tuple[int, ...]
     block_flops: tuple[int, ...]
     block_seconds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    codecs: tuple[CodecCost, ...] = ()
 
     def __post_init__(self) -> None:
         blocks = len(self.block_memory_bytes)
@@ -42,6 +46,8 @@ class Chain:
             self._check(name, getattr(self, name), blocks)
         for node, seconds in self.block_seconds.items():
             self._check(f"block_seconds[{node!r}]", seconds, blocks)
+        for codec in self.codecs:
+            self._check(f"codecs[{codec.name!r}].ratio", codec.ratio, blocks + 1)
 
     def _check(self, name: str, values: Sequence[float], wanted: int) -> None:
         if len(values) != wanted:
@@ -58,6 +64,11 @@ class Chain:
     def stage_memory_bytes(self, first_block: int, end_block: int) -> int:
         """What a stage of blocks [first_block, end_block) needs: the sum of memory plus the maximum of peak."""
         return sum(self.block_memory_bytes[first_block:end_block]) + max(self.block_peak_bytes[first_block:end_block])
+
+    def speed_of(self, node: str, flops_per_s: float | None) -> float | None:
+        """FLOP/s of a node: as its blocks were measured, else as it is said; None: not known."""
+        measured = sum(self.block_seconds.get(node, ()))
+        return sum(self.block_flops) / measured if measured else flops_per_s
 
     def seconds_on(self, node: str, flops_per_s: float | None) -> tuple[float, ...]:
         """B seconds: what each block takes on a node: as measured, else by its speed; 0 where neither is known."""

@@ -18,11 +18,12 @@ class GaveUpError(NoPlanError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Blocks [first_block, end_block) on one node."""
+    """Blocks [first_block, end_block) on one node. `codec`: what the activation goes through that is sent to it."""
 
     first_block: int
     end_block: int
     node: str
+    codec: str = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +34,10 @@ class Step:
         kind: `compute` on `node`, or `transfer` from `node` to `to`; `source` and `sink` stand for the outside.
         cut: the cut that crosses, or the stage's first block.
         size_bytes: what crosses; 0 for computing.
-        seconds: how long it takes for one frame.
+        seconds: how long it takes for one frame; of a transfer with its encoding and decoding.
         busy_s: how long the processor, or the slowest link that it crosses, works for one frame: less than `seconds`
             in a star, where a transfer crosses two links.
+        codec: of a transfer between two nodes.
     """
 
     kind: Literal["compute", "transfer"]
@@ -45,6 +47,7 @@ class Step:
     size_bytes: int
     seconds: float
     busy_s: float
+    codec: str = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

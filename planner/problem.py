@@ -10,6 +10,8 @@ in[v] and out[v] times from the source and to the sink. A plan is a simple path 
 and its bottleneck the largest of the same with R in the place of X: what a processor or a link does for one frame, it
 can do for the next one only afterwards, and different links carry different frames at the same time. In a mesh R = X.
 
+Each transfer uses the codec with which it takes the least time (`planner.codec`), and X and R are those with it.
+
 (SEIFER, arXiv 2304.11941, section III, has the transfers between nodes alone, and one memory for all.)
 
 Nodes that nothing tells apart are merged into one class of capacity > 1: a path may visit a class so often.
@@ -26,6 +28,7 @@ from numpy.typing import NDArray
 
 from planner.chain import Chain
 from planner.cluster import Cluster
+from planner.codec import CodecCost
 
 Array = NDArray[np.float64]
 
@@ -38,6 +41,7 @@ class Problem:
         stage_s: D, float64 (n, B + 1, B + 1).
         transfer_s: X, float64 (B + 1, n, n); finite on the diagonal only for classes of capacity > 1.
         link_s: R, of the same shape; finite where X is.
+        codec: which one each transfer uses, of the same shape: 0 for none, else its place in the chain's, from 1.
         source_s, sink_s: in and out, float64 (n,).
         members: the indices of each class's nodes in the cluster.
         room_bytes: weights that a node of each class can hold at most; infinite without a limit.
@@ -48,6 +52,7 @@ class Problem:
     stage_s: Array
     transfer_s: Array
     link_s: Array
+    codec: NDArray[np.intp]
     source_s: Array
     sink_s: Array
     members: tuple[tuple[int, ...], ...]
@@ -73,15 +78,14 @@ def make_problem(chain: Chain, cluster: Cluster) -> Problem:
     sink = _edge(cluster.sink_bytes_per_s, chain.cut_bytes[-1], cluster)
     members = _merge(chain, cluster, (whole, slowest), source, sink)
     first = [group[0] for group in members]
-    transfer = _of_classes(_transfer_seconds(chain, cluster, whole), members)
-    link = transfer
-    if slowest is not whole:
-        link = _of_classes(_transfer_seconds(chain, cluster, slowest), members)
-        link = np.where(np.isinf(transfer), np.inf, link)  # also where a sum is more than a float can tell
+    codec, transfer = _quickest(chain, cluster, whole)
+    link = transfer if slowest is whole else _with_codecs(chain, cluster, slowest, codec)
+    link = np.where(np.isinf(transfer), np.inf, link)  # also where a sum is more than a float can tell
     return Problem(
         stage_s=stage[first],
-        transfer_s=transfer,
-        link_s=link,
+        transfer_s=_of_classes(transfer, members),
+        link_s=_of_classes(link, members),
+        codec=np.nan_to_num(_of_classes(codec, members), posinf=0).astype(np.intp),
         source_s=source[first],
         sink_s=sink[first],
         members=tuple(tuple(group) for group in members),
@@ -132,12 +136,36 @@ def _stage_seconds(chain: Chain, cluster: Cluster) -> Array:
     return result
 
 
-def _transfer_seconds(chain: Chain, cluster: Cluster, per_byte: Array) -> Array:
+def _quickest(chain: Chain, cluster: Cluster, per_byte: Array) -> tuple[Array, Array]:
+    """Of each cut between all nodes: the number of the codec with which it takes the least time, and that time."""
+    best = _transfer_seconds(chain, cluster, per_byte, None)
+    chosen = np.zeros(best.shape)
+    for number, codec in enumerate(chain.codecs, start=1):
+        seconds = _transfer_seconds(chain, cluster, per_byte, codec)
+        quicker = seconds < best
+        best, chosen = np.where(quicker, seconds, best), np.where(quicker, number, chosen)
+    return chosen, best
+
+
+def _with_codecs(chain: Chain, cluster: Cluster, per_byte: Array, chosen: Array) -> Array:
+    """The time of each cut between all nodes with the codec of that number."""
+    result = _transfer_seconds(chain, cluster, per_byte, None)
+    for number, codec in enumerate(chain.codecs, start=1):
+        result = np.where(chosen == number, _transfer_seconds(chain, cluster, per_byte, codec), result)
+    return result
+
+
+def _transfer_seconds(chain: Chain, cluster: Cluster, per_byte: Array, codec: CodecCost | None) -> Array:
     """Of each cut between all nodes, over links of these seconds per byte: (B + 1, n, n)."""
     sizes = np.asarray(chain.cut_bytes, dtype=np.float64)
-    messages = _messages(chain, cluster)
+    sent = sizes if codec is None else sizes * codec.ratio
+    messages = _messages(chain, cluster)  # also with a codec: what is divided is what it makes its messages of
     with np.errstate(invalid="ignore"):  # 0 bytes over no link: infinite all the same
-        transfer = sizes[:, None, None] * per_byte + (messages * cluster.message_overhead_s)[:, None, None]
+        transfer = sent[:, None, None] * per_byte + (messages * cluster.message_overhead_s)[:, None, None]
+    if codec is not None:
+        slowdown = np.array([codec.slowdown(chain.speed_of(n.name, n.flops_per_s)) for n in cluster.nodes])
+        encode, decode = (np.asarray(row) * sizes for row in (codec.encode_s_per_byte, codec.decode_s_per_byte))
+        transfer += encode[:, None, None] * slowdown[:, None] + decode[:, None, None] * slowdown[None, :]
     transfer[:, np.isinf(per_byte)] = np.inf
     transfer[np.isinf(messages)] = np.inf
     return transfer
@@ -193,7 +221,8 @@ def _merge(chain: Chain, cluster: Cluster, links: Sequence[Array], source: Array
     groups: list[list[int]] = []
     by_key: dict[Any, list[list[int]]] = {}
     for index, node in enumerate(cluster.nodes):
-        key = (node.memory_bytes, chain.seconds_on(node.name, node.flops_per_s), source[index], sink[index])
+        speed = chain.speed_of(node.name, node.flops_per_s) if chain.codecs else None
+        key = (node.memory_bytes, chain.seconds_on(node.name, node.flops_per_s), speed, source[index], sink[index])
         for group in by_key.setdefault(key, []):
             if all(_same_links(per_byte, index, other) for other in group for per_byte in links):
                 group.append(index)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
 from planner.chain import Chain
 from planner.cluster import Cluster
+from planner.codec import NONE, CodecCost
 from planner.explain import explain
 from planner.plan import NoPlanError, Objective, Plan, Stage, Step
 from planner.problem import Problem, make_problem
@@ -95,12 +97,13 @@ def _obstacle(chain: Chain, cluster: Cluster, step: Step, stages: Sequence[Stage
 def _plan(chain: Chain, problem: Problem, visits: Sequence[Visit], nodes: Sequence[str]) -> Plan:
     """Priced, and no more."""
     seconds, busy_s = durations(problem, visits), busy(problem, visits)
+    codecs = _codecs(chain, problem, visits)
     return Plan(
         stages=tuple(
-            Stage(first_block=visit.start, end_block=visit.end, node=node)
-            for visit, node in zip(visits, nodes, strict=True)
+            Stage(first_block=visit.start, end_block=visit.end, node=node, codec=NONE if codec is None else codec.name)
+            for visit, node, codec in zip(visits, nodes, codecs, strict=True)
         ),
-        steps=_steps(chain, visits, nodes, list(zip(seconds, busy_s, strict=True))),
+        steps=_steps(chain, visits, nodes, list(zip(seconds, busy_s, strict=True)), codecs),
         bottleneck_s=max(busy_s),
         latency_s=float(np.sum(seconds)),
     )
@@ -112,23 +115,39 @@ def _names(problem: Problem, cluster: Cluster, visits: Sequence[Visit]) -> list[
     return [cluster.names[next(members[visit.node])] for visit in visits]
 
 
+def _codecs(chain: Chain, problem: Problem, visits: Sequence[Visit]) -> list[CodecCost | None]:
+    """What the activation goes through that each visit begins with; None: nothing."""
+    numbers = [0] + [int(problem.codec[after.start, before.node, after.node]) for before, after in pairwise(visits)]
+    return [chain.codecs[number - 1] if number else None for number in numbers]
+
+
 def _steps(
-    chain: Chain, visits: Sequence[Visit], nodes: Sequence[str], times: Sequence[tuple[float, float]]
+    chain: Chain,
+    visits: Sequence[Visit],
+    nodes: Sequence[str],
+    times: Sequence[tuple[float, float]],
+    codecs: Sequence[CodecCost | None],
 ) -> tuple[Step, ...]:
     """`times`: of every step how long it takes, and for how long something is busy with it."""
     ways: list[tuple[Literal["compute", "transfer"], str, str, int]] = [("transfer", "source", nodes[0], 0)]
     for index, (visit, node) in enumerate(zip(visits, nodes, strict=True)):
         to = nodes[index + 1] if index + 1 < len(nodes) else "sink"
         ways += [("compute", node, node, visit.start), ("transfer", node, to, visit.end)]
+    by_cut = {visit.start: codec for visit, codec in zip(visits, codecs, strict=True) if codec is not None}
     return tuple(
         Step(
             kind=kind,
             node=node,
             to=to,
             cut=cut,
-            size_bytes=chain.cut_bytes[cut] if kind == "transfer" else 0,
+            size_bytes=_sent_bytes(chain, cut, by_cut.get(cut)) if kind == "transfer" else 0,
             seconds=seconds,
             busy_s=busy_s,
+            codec=by_cut[cut].name if kind == "transfer" and cut in by_cut else NONE,
         )
         for (kind, node, to, cut), (seconds, busy_s) in zip(ways, times, strict=True)
     )
+
+
+def _sent_bytes(chain: Chain, cut: int, codec: CodecCost | None) -> int:
+    return round(chain.cut_bytes[cut] * (1.0 if codec is None else codec.ratio[cut]))

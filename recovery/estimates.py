@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 from planner.chain import Chain
 from planner.cluster import Cluster
+from planner.codec import NONE, quickest
 from planner.part import Part, Technique
 
 ASSUMED: Mapping[Technique, float] = {"none": 1.0, "standby": 1.0, "stand-in": 0.9, "skip": 0.7, "exit": 0.7}
@@ -157,26 +158,32 @@ class Estimates:
 
     def transfer_s(self, cut: int, source: str, target: str) -> float:
         """Seconds from node to node for the activation of a cut; infinite where it cannot be sent."""
+        return self._transfer(cut, source, target)[1]
+
+    def codec(self, cut: int, source: str, target: str) -> str:
+        """What the activation goes through on that way, such that it takes the least time."""
+        return self._transfer(cut, source, target)[0]
+
+    def _transfer(self, cut: int, source: str, target: str) -> tuple[str, float]:
         if source == target:
-            return 0.0
+            return NONE, 0.0
         cluster = self.cluster
         if cluster is None or source not in cluster.names or target not in cluster.names:
-            return self.timings.message_s
+            return NONE, self.timings.message_s
         size = self.chain.cut_bytes[cut]
         messages = 1 if cluster.max_payload_bytes is None else max(1, math.ceil(size / cluster.max_payload_bytes))
-        if messages > 1 and not cluster.chunked:
-            return math.inf
-        one, other = cluster.names.index(source), cluster.names.index(target)
-        if cluster.topology == "star":
-            assert cluster.up_bytes_per_s is not None  # noqa: S101 - Cluster checks it
-            assert cluster.down_bytes_per_s is not None  # noqa: S101
-            rates = [cluster.up_bytes_per_s[one], cluster.down_bytes_per_s[other]]
-        else:
-            links = cluster.bandwidth_bytes_per_s
-            rates = [] if links is None else [links[one][other]]
-        if 0 in rates:
-            return math.inf
-        return sum(size / rate for rate in rates) + messages * cluster.message_overhead_s
+        rates = _rates(cluster, cluster.names.index(source), cluster.names.index(target))
+        if 0 in rates or (messages > 1 and not cluster.chunked):
+            return NONE, math.inf
+        inside = 0 < cut < self.chain.blocks  # what the head sends and takes travels as it is
+        codec, _, seconds = quickest(
+            self.chain.codecs if inside else (),
+            cut,
+            size,
+            sum(1 / rate for rate in rates),
+            (self._speed(source), self._speed(target)),
+        )
+        return codec, seconds + messages * cluster.message_overhead_s
 
     @property
     def _base(self) -> float:
@@ -190,6 +197,16 @@ class Estimates:
             measured = sum(self.chain.block_seconds.get(node, ()))
             speed = sum(self.chain.block_flops) / measured if measured else None
         return speed
+
+
+def _rates(cluster: Cluster, one: int, other: int) -> list[float]:
+    """Bytes per second of the links between two nodes, one after the other."""
+    if cluster.topology == "star":
+        assert cluster.up_bytes_per_s is not None  # noqa: S101 - Cluster checks it
+        assert cluster.down_bytes_per_s is not None  # noqa: S101
+        return [cluster.up_bytes_per_s[one], cluster.down_bytes_per_s[other]]
+    links = cluster.bandwidth_bytes_per_s
+    return [] if links is None else [links[one][other]]
 
 
 def _exact(part: Part) -> bool:

@@ -79,6 +79,7 @@ class Objectives:
         max_latency_s, max_downtime_s: None: any.
         weights: see `Weights`.
         techniques: those that may be used; `none`, stages that are alive, always may.
+        max_codec_loss: most accuracy that codecs between stages may cost, 0..1; 0: lossless ones alone are used.
     """
 
     min_accuracy: float | None = None
@@ -86,8 +87,11 @@ class Objectives:
     max_downtime_s: float | None = None
     weights: Weights = field(default_factory=Weights)
     techniques: frozenset[Label] = ANY_TECHNIQUE
+    max_codec_loss: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.max_codec_loss <= 1:
+            raise ValueError(f"max_codec_loss is {self.max_codec_loss!r}: it must be between 0 and 1")
         if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
             raise ValueError(f"min_accuracy is {self.min_accuracy!r}: it must be between 0 and 1")
         for name in ("max_latency_s", "max_downtime_s"):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import structlog
 
 from broker.errors import UnderstudyError
 from planner.cluster import Cluster, NodeSpec
+from planner.codec import within
 from planner.part import Part
 from planner.plan import Plan
 from recovery.contingency import Setup, prepare
@@ -70,7 +72,7 @@ class Readiness:
             plan,
             catalogue,
             nodes,
-            self._estimates(served),
+            self.estimates(served),
             self._policy.objectives,
             spare_memory_bytes=self._policy.spare_memory_bytes,
         )
@@ -112,7 +114,7 @@ class Readiness:
             nodes=specs(usable(state, now_s)),
             head=route.head,
             standby_head=route.standby_head or None,
-            estimates=self._estimates(served),
+            estimates=self.estimates(served),
             objectives=self._policy.objectives,
         )
         self._used = setup.estimates
@@ -127,7 +129,7 @@ class Readiness:
             return
         self._looked_s = now_s
         self._observe_latency(served)
-        if self._used is not None and differ(self._used, self._estimates(served)):
+        if self._used is not None and differ(self._used, self.estimates(served)):
             await self.prepare(served, Prepare(prepared_for=state.prepared_for))
 
     def loaded(self, served: Served, seconds: float) -> None:
@@ -139,7 +141,7 @@ class Readiness:
 
     def _observe_latency(self, served: Served) -> None:
         """What the head measures on the plan's route, less what the stages compute, is for the messages."""
-        state, estimates = self._store.state, self._estimates(served)
+        state, estimates = self._store.state, self.estimates(served)
         assert state.plan is not None  # noqa: S101 - refresh checked that it is healthy
         assert state.active is not None  # noqa: S101 - the same
         head = state.nodes[state.active.head].beat
@@ -157,10 +159,11 @@ class Readiness:
         if self._refining is not None:
             self._refining.cancel()
 
-    def _estimates(self, served: Served) -> Estimates:
-        healthy = served.source.healthy
+    def estimates(self, served: Served) -> Estimates:
+        """What is known now."""
+        healthy, chain = served.source.healthy, served.source.chain
         return Estimates(
-            chain=served.source.chain,
+            chain=replace(chain, codecs=within(chain.codecs, self._policy.objectives.max_codec_loss)),
             healthy=None if healthy is None else Accuracy(value=healthy.value, low=healthy.low, high=healthy.high),
             speeds=dict(self._observer.speeds.flops_per_s),
             cluster=self._cluster,

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
+from broker.codecs import Codec
 from broker.control import BlobRef, PartRef, Route, RouteHop
+from planner.codec import NONE
 from planner.part import Part
 from recovery.options import Option, Placed
 
 Models = Mapping[str, BlobRef]
 """Part name to the file of its sub-model."""
+
+CodecOf = Callable[[int, str, str], str]
+"""What the activation of a cut goes through from one node to another."""
+
+
+def no_codec(_cut: int, _source: str, _target: str) -> str:
+    """Activations travel as they are."""
+    return NONE
 
 
 def part_ref(part: Part, models: Models) -> PartRef:
@@ -24,25 +35,27 @@ def plan_route(
     head: str,
     standby_head: str,
     expected_accuracy: float | None,
+    codecs: Mapping[int, str] | None = None,
 ) -> Route:
-    """The route of a plan's stages."""
+    """The route of a plan's stages. `codecs`: by the cuts at which they begin; none where nothing is said."""
+    used = codecs or {}
     return Route(
         epoch=epoch,
         blocks=hops[-1].part.end_block,
-        hops=_hops(hops, models),
+        hops=_hops(hops, models, lambda cut, _source, _target: used.get(cut, NONE)),
         head=head,
         standby_head=standby_head,
         expected_accuracy=expected_accuracy,
     )
 
 
-def bridge_route(option: Option, models: Models, *, epoch: int, standby_head: str) -> Route:
+def bridge_route(option: Option, models: Models, *, epoch: int, standby_head: str, codec: CodecOf = no_codec) -> Route:
     """The route of a way around a failure; what its results will say comes from its parts."""
     assert option.technique != "repartition"  # noqa: S101 - that one has no hops
     return Route(
         epoch=epoch,
         blocks=option.hops[-1].part.end_block,
-        hops=_hops(option.hops, models),
+        hops=_hops(option.hops, models, codec),
         head=option.head or option.hops[0].node,
         standby_head=standby_head,
         technique=option.technique,
@@ -51,5 +64,10 @@ def bridge_route(option: Option, models: Models, *, epoch: int, standby_head: st
     )
 
 
-def _hops(placed: Sequence[Placed], models: Models) -> tuple[RouteHop, ...]:
-    return tuple(RouteHop(node=spot.node, part=part_ref(spot.part, models)) for spot in placed)
+def _hops(placed: Sequence[Placed], models: Models, codec: CodecOf) -> tuple[RouteHop, ...]:
+    made = []
+    for index, spot in enumerate(placed):
+        used = codec(spot.part.first_block, placed[index - 1].node, spot.node) if index else NONE
+        # The names are those of the bundle, which has no other ones.
+        made.append(RouteHop(node=spot.node, part=part_ref(spot.part, models), codec=cast("Codec", used)))
+    return tuple(made)

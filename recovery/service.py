@@ -247,7 +247,13 @@ class RecoveryService:
         option, now_s = action.choice.option, self._store.now_s
         names = [view.beat.node for view in usable(state, now_s)]
         standby = choose_standby_head(state, names, option.head, now_s) if self._policy.standby_head else ""
-        route = bridge_route(option, self._served.models, epoch=next_epoch(state), standby_head=standby)
+        route = bridge_route(
+            option,
+            self._served.models,
+            epoch=next_epoch(state),
+            standby_head=standby,
+            codec=self._readiness.estimates(self._served).codec,
+        )
         # Applied first: whatever happens meanwhile must not lead to the same bridge again.
         self._store.apply(Activated(route=route, drain=False, now_s=self._store.now_s))
         if state.active.head in action.lost:
@@ -336,6 +342,7 @@ class RecoveryService:
             head=head,
             standby_head=standby,
             expected_accuracy=None if healthy is None else healthy.value,
+            codecs={stage.first_block: stage.codec for stage in plan.stages},
         )
 
     def _cause(self) -> str:

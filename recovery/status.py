@@ -23,6 +23,7 @@ def status(state: ClusterState, broker_url: str, frames_per_s: float, now_s: flo
         "technique": state.active.technique if state.active is not None else "none",
         "prepared": is_prepared(state, now_s),
         "standby_head": state.active.standby_head if state.active is not None else "",
+        "codecs": _codecs(state),
         "nodes": [_node(view, view.beat.node in living) for view in ours],
         "in_flight": sum(head.in_flight for head in heads),
         "waiting": sum(head.waiting for head in heads),
@@ -31,6 +32,12 @@ def status(state: ClusterState, broker_url: str, frames_per_s: float, now_s: flo
         "superseded": sum(head.superseded for head in heads),
         "frames_per_s": round(frames_per_s, 2),
     }
+
+
+def _codecs(state: ClusterState) -> list[dict[str, Any]]:
+    """Of the hops of the active route that have one."""
+    hops = () if state.active is None else state.active.hops
+    return [{"cut": hop.part.first_block, "to": hop.node, "codec": hop.codec} for hop in hops if hop.codec != "none"]
 
 
 def _serves(state: ClusterState, living: set[str]) -> bool:

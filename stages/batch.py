@@ -8,6 +8,7 @@ import numpy as np
 
 from broker.activation import Activation
 from broker.errors import WireError
+from broker.wire import plain
 from stages.spec import PipelineSpec
 
 
@@ -32,7 +33,8 @@ def check(activation: Activation, spec: PipelineSpec) -> None:
 
 
 def join(activations: Sequence[Activation]) -> Activation:
-    """One activation with the frames of all (same epoch and cut). A single one is returned as it is."""
+    """One activation with the frames of all (same epoch and cut), none of them encoded. A single one is returned as it
+    is."""
     first = activations[0]
     if len(activations) == 1:
         return first
@@ -40,7 +42,7 @@ def join(activations: Sequence[Activation]) -> Activation:
         epoch=first.epoch,
         cut=first.cut,
         frames=tuple(frame for activation in activations for frame in activation.frames),
-        tensors={name: np.concatenate([a.tensors[name] for a in activations]) for name in first.tensors},
+        tensors={name: np.concatenate([plain(a.tensors)[name] for a in activations]) for name in first.tensors},
     )
 
 
@@ -50,16 +52,18 @@ def can_join(one: Activation, other: Activation) -> bool:
 
 
 def parts_below(activation: Activation, limit_bytes: int) -> Iterator[Activation]:
-    """Activations with the same frames, each of at most `limit_bytes` of tensors where one frame is not larger."""
+    """Activations with the same frames, each of at most `limit_bytes` of tensors where one frame is not larger.
+    What is to be divided must not be encoded."""
     count = len(activation.frames)
     per_part = max(1, limit_bytes * count // max(1, activation.size_bytes))
     if per_part >= count:
         yield activation
         return
+    tensors = plain(activation.tensors)
     for start in range(0, count, per_part):
         yield Activation(
             epoch=activation.epoch,
             cut=activation.cut,
             frames=activation.frames[start : start + per_part],
-            tensors={name: tensor[start : start + per_part] for name, tensor in activation.tensors.items()},
+            tensors={name: tensor[start : start + per_part] for name, tensor in tensors.items()},
         )

@@ -176,7 +176,7 @@ class DataPlane:
         arrived_s = time.perf_counter()
         self._note_work()
         try:
-            activation = wire_activation.decode(message.data)
+            activation = wire_activation.decode(message.data, max_decoded_bytes=self._broker.max_payload_bytes)
             self._observe(activation, arrived_s, len(message.data))
             await self._accept(activation)
         except WireError as error:

@@ -24,7 +24,7 @@ from broker.headers import PUBLISHER_HEADER
 from broker.jetstream import NAK
 from broker.malformed import LINES_AT_ONCE, LINES_PER_S, Allowance
 from broker.port import Broker, Message
-from broker.wire import Tensor
+from broker.wire import Tensor, plain
 from stages.batch import can_join, check, join
 from stages.errors import FrameError
 from stages.fence import Fence
@@ -269,7 +269,7 @@ class Head:
             await self._answer([(tag, failed) for tag in outcome.frames], followed)
         else:
             check(outcome, followed.way.spec)
-            answers = followed.results.answers(outcome.tensors, len(outcome.frames))
+            answers = followed.results.answers(plain(outcome.tensors), len(outcome.frames))
             self._note_back(outcome.frames, followed)
             await self._answer(list(zip(outcome.frames, answers, strict=True)), followed)
         self._wake.set()

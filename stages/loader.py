@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from broker.control import Assignment, BlobRef, PartRef
@@ -14,7 +14,7 @@ from stages.errors import ModelError
 from stages.flow import choose_flow
 from stages.memory import trim
 from stages.spec import PipelineSpec
-from stages.worker import Deliver, StageWorker, WorkerCounters
+from stages.worker import Deliver, Packing, StageWorker, WorkerCounters
 
 
 class Loader:
@@ -30,13 +30,16 @@ class Loader:
         counters: WorkerCounters,
         threads: int,
         providers: Sequence[str],
+        message_bytes: Callable[[], int],
     ) -> None:
+        """`message_bytes`: the most that the tensors of one message may have."""
         self._node = node
         self._exchange = exchange
         self._executor = executor
         self._counters = counters
         self._threads = threads
         self._providers = tuple(providers)
+        self._message_bytes = message_bytes
         self._engines: dict[BlobRef, Engine] = {}
         self._specs: dict[BlobRef, PipelineSpec] = {}
         self._loading = asyncio.Lock()
@@ -73,10 +76,15 @@ class Loader:
                 executor=self._executor,
                 deliver=deliver,
                 counters=self._counters,
+                packing=self._packing(assignment, part),
             )
             for part in parts
         }
         return Deployment(assignment=assignment, spec=spec, flow=flow, workers=workers)
+
+    def _packing(self, assignment: Assignment, part: PartRef) -> Packing | None:
+        codec = assignment.route.codec_from(self._node, part.end_block)
+        return None if codec == "none" else Packing(codec=codec, limit_bytes=self._message_bytes)
 
     async def keep(self, part: PartRef, spec: BlobRef) -> None:
         """Have the part's engine loaded, and warm.

@@ -168,6 +168,55 @@ class PartRecord(Edge):
         return self
 
 
+class CodecLoss(Edge):
+    """Accuracy that a codec costs at every cut at once.
+
+    Attributes:
+        value: share of images; below 0: with the codec it is more accurate.
+        low, high: its 95 % interval.
+        images: how many were measured.
+        labelled: True: of right answers. False: of answers that are the whole network's own.
+    """
+
+    value: Annotated[float, Field(ge=-1, le=1)]
+    low: Annotated[float, Field(ge=-1, le=1)]
+    high: Annotated[float, Field(ge=-1, le=1)]
+    images: Annotated[int, Field(ge=1)]
+    labelled: bool = True
+
+
+MeasuredCodec = Literal["zstd", "fp16", "fp16+zstd", "int8", "int8+zstd"]
+"""Of `broker.codecs`, but `none`."""
+
+Ratio = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class CodecRecord(Edge):
+    """What a codec does to the activation of every cut, see `planner.codec`.
+
+    Attributes:
+        codec: `zstd`, `fp16`, `fp16+zstd`, `int8` or `int8+zstd`.
+        ratio: B + 1 numbers: bytes after / before.
+        encode_s_per_byte, decode_s_per_byte: B + 1 numbers each, per byte before.
+        loss: None where it was not measured, or nothing is lost.
+        flops_per_s: of the machine that measured.
+    """
+
+    codec: MeasuredCodec
+    ratio: tuple[Ratio, ...]
+    encode_s_per_byte: tuple[Seconds, ...]
+    decode_s_per_byte: tuple[Seconds, ...]
+    loss: CodecLoss | None = None
+    flops_per_s: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _one_number_per_cut(self) -> Self:
+        if not len(self.ratio) == len(self.encode_s_per_byte) == len(self.decode_s_per_byte):
+            raise ValueError("ratio, encode_s_per_byte and decode_s_per_byte need one number for each cut")
+        return self
+
+
 class FileRecord(Edge):
     """What a file of the bundle must be: its SHA-256 (64 hex digits) and its size in bytes."""
 
@@ -197,6 +246,7 @@ class Manifest(Edge):
         accuracy: measured on labelled calibration data; None if it never was.
         parts: what can replace blocks that are lost; empty where there was no calibration data.
         held_out: the healthy network on the images on which the parts were measured; None where they were not.
+        codecs: what codecs do to activations; empty where there was no calibration data.
         profile: a place for what later versions measure; empty today.
         files: relative POSIX path to its record; every file of the bundle except the manifest. Files in the folder
             that are not listed (a README) are not part of the bundle.
@@ -215,6 +265,7 @@ class Manifest(Edge):
     accuracy: Accuracy | None = None
     parts: tuple[PartRecord, ...] = ()
     held_out: HeldOut | None = None
+    codecs: tuple[CodecRecord, ...] = ()
     profile: dict[str, JsonValue] = Field(default_factory=dict)
     files: dict[str, FileRecord] = Field(default_factory=dict)
     source: Source | None = None

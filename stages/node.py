@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from broker import control, subjects
+from broker.activation import HEADER_RESERVE_BYTES
 from broker.control import Beat, Bye, Confirm, Confirmed, LinkRate
 from broker.errors import BrokerClosedError, BrokerError, NoRespondersError, UnderstudyError, WireError
 from broker.port import Broker, Message, Subscription
@@ -103,6 +104,7 @@ class Node:
             counters=self._counters,
             threads=settings.threads,
             providers=settings.providers,
+            message_bytes=lambda: data.max_payload_bytes - HEADER_RESERVE_BYTES,
         )
         self._plane = DataPlane(
             node=settings.name,

@@ -13,6 +13,7 @@ from planner.part import Part, stage_part
 from planner.plan import Plan
 from stages.blobs import BlobExchange, BlobStore
 from stages.bundle import Bundle
+from stages.codec_cost import with_codecs
 from stages.engine import Engine
 from stages.errors import FrameError, ModelError
 from stages.fitting import can_skip, part_of, quantised, skip_model
@@ -37,7 +38,7 @@ class SubmodelSource:
         self._records: dict[str, PartRecord] = {}
         self._refitted: set[tuple[int, int]] = set()
         self._lock = asyncio.Lock()
-        self.chain: Chain = graph.chain()
+        self.chain: Chain = with_codecs(graph.chain(), bundle.manifest)
         self.spec: BlobRef = store.put(spec.to_json())
 
     @classmethod

@@ -45,8 +45,8 @@ class PipelineSpec:
 
     @classmethod
     def of(cls, graph: ModelGraph, manifest: Manifest, *, dynamic_batch: bool) -> PipelineSpec:
-        # Parts and files are the controller's affair.
-        manifest = manifest.model_copy(update={"parts": (), "files": {}})
+        # Parts, codecs and files are the controller's affair.
+        manifest = manifest.model_copy(update={"parts": (), "codecs": (), "files": {}})
         return cls(manifest=manifest, cuts=tuple(cut.tensors for cut in graph.cuts), dynamic_batch=dynamic_batch)
 
     def to_json(self) -> bytes:

@@ -1,4 +1,7 @@
-"""A stage worker: takes activations of cut i, runs blocks [i, j) off the event loop, hands on those of cut j."""
+"""A stage worker: takes activations of cut i, runs blocks [i, j) off the event loop, hands on those of cut j.
+
+What came encoded is decoded right before the inference, what goes out is encoded right after it, in the same thread.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,16 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from broker.activation import Activation, Failure, FrameTag
+from broker.codecs import Codec
+from broker.errors import WireError
 from broker.malformed import Malformed
+from broker.wire import plain
+from stages import codec as codecs
 from stages.batch import can_join, check, join, parts_below
 from stages.engine import Engine
 from stages.errors import FrameError
@@ -35,7 +42,16 @@ class WorkerCounters:
     malformed: Malformed = field(default_factory=Malformed)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """How a stage's activations are encoded: each of the messages stands for at most `limit_bytes()`, unless one frame
+    has more."""
+
+    codec: Codec
+    limit_bytes: Callable[[], int]
+
+
+@dataclass(slots=True)
 class _Waiting:
     activation: Activation
     since_s: float
@@ -63,7 +79,9 @@ class StageWorker:
         executor: Executor,
         deliver: Deliver,
         counters: WorkerCounters,
+        packing: Packing | None = None,
     ) -> None:
+        """`packing`: None: nothing is encoded."""
         self.first_block = first_block
         self.end_block = end_block
         self._node = node
@@ -73,6 +91,7 @@ class StageWorker:
         self._executor = executor
         self._deliver = deliver
         self._counters = counters
+        self._packing = packing
         self._queue: deque[_Waiting] = deque()
         self._queued_frames = 0
         self._wake = asyncio.Event()
@@ -115,12 +134,28 @@ class StageWorker:
     async def _process(self, taken: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            made = await loop.run_in_executor(self._executor, self._infer, [w.activation for w in taken])
+            made = await loop.run_in_executor(self._executor, self._work, taken)
         except FrameError as error:
             await self._retry_or_fail(taken, error)
             return
-        self._counters.frames += len(made.frames)
-        await self._deliver(Activation(epoch=made.epoch, cut=made.cut, frames=self._tags(taken), tensors=made.tensors))
+        except WireError as error:
+            await self._retry_or_drop(taken, error)
+            return
+        tags = self._tags(taken)
+        self._counters.frames += len(tags)
+        for part in made:
+            count = len(part.frames)
+            await self._deliver(replace(part, frames=tags[:count]))
+            tags = tags[count:]
+
+    async def _retry_or_drop(self, taken: list[_Waiting], error: WireError) -> None:
+        """A message that cannot be decoded is dropped alone: the head still holds its frames."""
+        if len(taken) > 1:
+            for waiting in taken:
+                await self._process([waiting])
+            return
+        self._counters.dropped += 1
+        self._counters.malformed.note("activation", error.reason, size_bytes=taken[0].activation.size_bytes)
 
     async def _retry_or_fail(self, taken: list[_Waiting], error: FrameError) -> None:
         """Frames that were run together are tried one by one: the good ones must not suffer from a bad one."""
@@ -135,11 +170,19 @@ class StageWorker:
         failure = Failure(epoch=epoch, cut=self._spec.blocks, frames=self._tags(taken), code=error.code, reason=reason)
         await self._deliver(failure)
 
+    def _work(self, taken: list[_Waiting]) -> list[Activation]:
+        """In the worker thread. What was decoded stays so, for another attempt."""
+        for waiting in taken:
+            waiting.activation = codecs.unpack(waiting.activation)
+        made = self._infer([waiting.activation for waiting in taken])
+        if self._packing is None:
+            return [made]
+        return codecs.pack(made, self._packing.codec, self._packing.limit_bytes())
+
     def _infer(self, activations: list[Activation]) -> Activation:
-        """In the worker thread."""
         started = time.perf_counter()
         joined = join(activations)
-        tensors = self._engine.run(joined.tensors)
+        tensors = self._engine.run(plain(joined.tensors))
         self._counters.busy_s += time.perf_counter() - started
         return Activation(epoch=joined.epoch, cut=self.end_block, frames=joined.frames, tensors=tensors)
 

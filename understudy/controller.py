@@ -143,6 +143,7 @@ async def _serve(settings: ControllerSettings, data: Broker, control: Broker, ve
                 stages=settings.stages,
                 max_payload_bytes=data.max_payload_bytes - HEADER_RESERVE_BYTES,
                 cluster=settings.cluster,
+                max_codec_loss=settings.policy.objectives.max_codec_loss,
                 given=settings.plan,
             ),
             cluster=settings.cluster,

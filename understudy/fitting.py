@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stages.manifest import Manifest
 
 MEASURED_IMAGES = 4000
+CODEC_IMAGES = 2000
 
 Tell = Callable[[str], None]
 

@@ -37,6 +37,7 @@ class RecoveryConfig(BaseModel):
     max_downtime: Duration | None = None
     weights: WeightsConfig = WeightsConfig()
     techniques: tuple[str, ...] = CHOICES
+    max_codec_loss: Annotated[float, Field(ge=0, le=1)] = 0.0
     spare_memory: SizeOrZero | None = None
     standby_head: bool = True
     heal_after: DurationOrZero = 0.0
@@ -63,6 +64,7 @@ class RecoveryConfig(BaseModel):
                 accuracy=self.weights.accuracy, latency=self.weights.latency, downtime=self.weights.downtime
             ),
             techniques=frozenset(label for label in LABELS if label in self.techniques or label == "none"),
+            max_codec_loss=self.max_codec_loss,
         )
 
     def policy(self, *, expected_nodes: int) -> Policy:

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from broker.codecs import Codec
 from planner.chain import Chain, ChainError
 from planner.cluster import Cluster, ClusterError, NodeSpec
+from planner.codec import CodecCost, CodecError
 from planner.plan import Stage
 from understudy.fields import SizeOrZero
 from understudy.files import explain, read_yaml
@@ -33,6 +35,17 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class CodecEntry(_Strict):
+    """See `planner.codec.CodecCost`."""
+
+    name: Codec
+    ratio: tuple[Number, ...]
+    encode_s_per_byte: tuple[Number, ...]
+    decode_s_per_byte: tuple[Number, ...]
+    accuracy_loss: Annotated[float, Field(ge=0, le=1)] | None = None
+    flops_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
 class ChainFile(_Strict):
     """See `planner.chain.Chain`."""
 
@@ -42,6 +55,7 @@ class ChainFile(_Strict):
     block_peak_bytes: tuple[Count, ...]
     block_flops: tuple[Count, ...]
     block_seconds: dict[str, tuple[Number, ...]] = Field(default_factory=dict)
+    codecs: tuple[CodecEntry, ...] = ()
 
 
 class NodeEntry(_Strict):
@@ -67,11 +81,12 @@ class ClusterFile(_Strict):
 
 
 class StageEntry(_Strict):
-    """See `planner.plan.Stage`."""
+    """See `planner.plan.Stage`. Whoever is given a plan chooses the codecs anew, by the same rule."""
 
     first_block: Count
     end_block: Annotated[int, Field(gt=0)]
     node: str
+    codec: Codec = "none"
 
 
 class PlanFile(BaseModel):
@@ -93,8 +108,9 @@ def load_chain(path: Path) -> Chain:
     """
     entry = _read(path, ChainFile)
     try:
-        return Chain(**entry.model_dump())
-    except ChainError as error:
+        codecs = tuple(CodecCost(**codec.model_dump()) for codec in entry.codecs)
+        return Chain(**{**entry.model_dump(exclude={"codecs"}), "codecs": codecs})
+    except (ChainError, CodecError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
@@ -125,4 +141,5 @@ def _read(path: Path, kind: type[Model]) -> Model:
     try:
         return kind.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise explain(error, str(path), kind, {"nodes": NodeEntry, "stages": StageEntry}) from error
+        nested: dict[str, type[BaseModel]] = {"nodes": NodeEntry, "stages": StageEntry, "codecs": CodecEntry}
+        raise explain(error, str(path), kind, nested) from error

@@ -9,6 +9,7 @@ import structlog
 
 from planner.chain import Chain
 from planner.cluster import Cluster, NodeSpec
+from planner.codec import within
 from planner.plan import NoPlanError, Plan, Stage
 from planner.solve import price, solve
 
@@ -22,7 +23,8 @@ whatever this number is."""
 
 class PipelinePlanner:
     """Called by the recovery service with the nodes that are there. `cluster` describes speeds and links by node name;
-    nodes that it does not name are left out. `given`: these stages, while all of their nodes are there."""
+    nodes that it does not name are left out. `given`: these stages, while all of their nodes are there. Codecs may cost
+    `max_codec_loss` of the accuracy."""
 
     def __init__(
         self,
@@ -32,8 +34,9 @@ class PipelinePlanner:
         max_payload_bytes: int,
         cluster: Cluster | None = None,
         given: Sequence[Stage] = (),
+        max_codec_loss: float = 0.0,
     ) -> None:
-        self._chain = chain
+        self._chain = replace(chain, codecs=within(chain.codecs, max_codec_loss))
         self._stages = stages
         self._max_payload_bytes = max_payload_bytes
         self._cluster = cluster

@@ -32,9 +32,16 @@ def _stages(plan: Plan, chain: Chain) -> Table:
             f"{first}-{end - 1}" if end - first > 1 else str(first),
             format_bytes(chain.stage_memory_bytes(first, end)),
             format_count(sum(chain.block_flops[first:end])),
-            format_bytes(chain.cut_bytes[end]),
+            _sends(plan, index, chain),
         )
     return table
+
+
+def _sends(plan: Plan, index: int, chain: Chain) -> str:
+    """What crosses behind a stage, before a codec makes less of it."""
+    size = format_bytes(chain.cut_bytes[plan.stages[index].end_block])
+    codec = plan.stages[index + 1].codec if index + 1 < len(plan.stages) else "none"
+    return size if codec == "none" else f"{size}, {codec}"
 
 
 def _picture(plan: Plan) -> Text:
@@ -57,7 +64,8 @@ def _picture(plan: Plan) -> Text:
 def _what(step: Step) -> str:
     if step.kind == "compute":
         return f"  {step.node} computes"
-    return f"{step.node} → {step.to}  {format_bytes(step.size_bytes)}"
+    codec = "" if step.codec == "none" else f", {step.codec}"
+    return f"{step.node} → {step.to}  {format_bytes(step.size_bytes)}{codec}"
 
 
 def _verdict(plan: Plan) -> Text:

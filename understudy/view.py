@@ -26,6 +26,9 @@ def status_view(document: Mapping[str, Any], *, footer: RenderableType | None = 
         f"{document['state']}  {document['frames_per_s']:.1f} frames/s  in flight {document['in_flight']}  "
         f"waiting {document['waiting']}  answered {document['answered']}  failed {document['failed']}"
     )
+    codecs = ", ".join(f"cut {hop['cut']} to {hop['to']} {hop['codec']}" for hop in document.get("codecs", ()))
+    if codecs:
+        totals.append(f"\ncodecs: {codecs}")
     if document["reason"]:
         totals.append(f"\n{document['reason']}", style="yellow")
     return Group(table, totals, *([footer] if footer is not None else []))

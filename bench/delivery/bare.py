@@ -29,6 +29,7 @@ from broker.headers import ID_HEADER
 from broker.port import Broker, Message
 from broker.process import spawn, terminate
 from broker.server import NatsServer
+from broker.wire import plain
 from stages.graph import ModelGraph
 
 START_S = 30.0
@@ -152,7 +153,7 @@ class Bare:
         outcome = decode(message.data)
         if not isinstance(outcome, Activation):
             return
-        (scores,) = outcome.tensors.values()
+        (scores,) = plain(outcome.tensors).values()
         for tag, best in zip(outcome.frames, scores.argmax(axis=1).tolist(), strict=True):
             self._take(int(tag.id), best)
         self._look()

@@ -19,6 +19,7 @@ from broker.activation import Activation, FrameTag, decode, encode_activation
 from broker.connect import connect
 from broker.headers import ID_HEADER
 from broker.port import Broker, Message
+from broker.wire import plain
 from stages.batch import can_join, join
 from stages.engine import Engine
 from stages.errors import FrameError
@@ -76,7 +77,7 @@ class Stage:
 
     def _infer(self, activations: list[Activation]) -> Activation:
         joined = join(activations)
-        tensors = self._engine.run(joined.tensors)
+        tensors = self._engine.run(plain(joined.tensors))
         return Activation(epoch=joined.epoch, cut=self._end, frames=joined.frames, tensors=tensors)
 
     async def _publish(self, made: Activation) -> None:
@@ -84,7 +85,7 @@ class Stage:
         if self._results is None:
             await self._broker.publish(subject, encode_activation(made))
             return
-        for tag, answer in zip(made.frames, self._results.answers(made.tensors, len(made.frames)), strict=True):
+        for tag, answer in zip(made.frames, self._results.answers(plain(made.tensors), len(made.frames)), strict=True):
             if isinstance(answer, FrameError):
                 raise answer
             await self._broker.publish(subject, result_json(tag, answer, PROVENANCE, 0.0, None))

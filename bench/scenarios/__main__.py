@@ -109,7 +109,7 @@ async def _rehearse(scenario: Scenario, options: argparse.Namespace, console: Co
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     set_up_logs(read_settings(), default_level="error")
-    console = harness.terminal()
+    console = harness.terminal(width=165)
     plt = None
     if options.plot is not None:
         try:

@@ -10,6 +10,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from planner.chain import Chain
 from planner.cluster import Cluster, NodeSpec
+from planner.codec import NONE, CodecCost
 from planner.plan import NoPlanError, Plan, Stage
 
 INF = math.inf
@@ -105,25 +107,42 @@ class Taken(NamedTuple):
 NEVER = Taken.once(INF)
 
 
-def hop(cluster: Cluster, size_bytes: int, *bandwidths: float) -> Taken:
+def hop(cluster: Cluster, size_bytes: int, *bandwidths: float, ratio: float = 1.0) -> Taken:
     """One message over these links, one after the other; infinite where one is missing, even for 0 bytes."""
     if 0 in bandwidths:
         return NEVER
     besides = messages(cluster, size_bytes) * cluster.message_overhead_s
-    each = [size_bytes / bandwidth for bandwidth in bandwidths]
+    each = [ratio * size_bytes / bandwidth for bandwidth in bandwidths]
     return Taken(sum(each) + besides, max(each, default=0.0) + besides)
 
 
 def transfer(chain: Chain, cluster: Cluster, cut: int, sender: int, receiver: int) -> Taken:
+    """With the codec that is quickest for a frame; of equal ones none, then the first."""
+    ways = [(NONE, sent(chain, cluster, cut, sender, receiver))]
+    for codec in chain.codecs:
+        ends = [(codec.encode_s_per_byte[cut], sender), (codec.decode_s_per_byte[cut], receiver)]
+        work = sum(seconds * chain.cut_bytes[cut] * slowdown(codec, cluster, node) for seconds, node in ends)
+        way = sent(chain, cluster, cut, sender, receiver, codec.ratio[cut])
+        ways.append((codec.name, Taken(way.seconds + work, way.busy_s + work)))
+    return min(ways, key=lambda way: way[1].seconds)[1]
+
+
+def slowdown(codec: CodecCost, cluster: Cluster, node: int) -> float:
+    speed = cluster.nodes[node].flops_per_s
+    return 1.0 if speed is None or codec.flops_per_s is None else codec.flops_per_s / speed
+
+
+def sent(chain: Chain, cluster: Cluster, cut: int, sender: int, receiver: int, ratio: float = 1.0) -> Taken:
+    """The message alone; `ratio`: the share of the bytes that it has. The number of messages goes by all of them."""
     size = chain.cut_bytes[cut]
     if not cluster.chunked and messages(cluster, size) > 1:
         return NEVER
     if cluster.topology == "star":
         assert cluster.up_bytes_per_s is not None
         assert cluster.down_bytes_per_s is not None
-        return hop(cluster, size, cluster.up_bytes_per_s[sender], cluster.down_bytes_per_s[receiver])
+        return hop(cluster, size, cluster.up_bytes_per_s[sender], cluster.down_bytes_per_s[receiver], ratio=ratio)
     links = cluster.bandwidth_bytes_per_s
-    return hop(cluster, size, *([] if links is None else [links[sender][receiver]]))
+    return hop(cluster, size, *([] if links is None else [links[sender][receiver]]), ratio=ratio)
 
 
 def edge_s(cluster: Cluster, row: Sequence[float] | None, node: int, size_bytes: int) -> float:
@@ -229,6 +248,24 @@ def random_chain(rng: random.Random, blocks: int, measured_on: Sequence[str] = (
     )
 
 
+def random_codecs(rng: random.Random, blocks: int, measured_on: Sequence[str]) -> tuple[CodecCost, ...]:
+    """None, one or two, quick and slow ones. Where nodes were measured their speed is no power of two: not scaled."""
+
+    def row(*values: float) -> tuple[float, ...]:
+        return tuple(rng.choice(values) for _ in range(blocks + 1))
+
+    return tuple(
+        CodecCost(
+            name=name,
+            ratio=row(0.125, 0.5, 0.75),
+            encode_s_per_byte=row(0.0, 0.0625, 0.25),
+            decode_s_per_byte=row(0.0, 0.0625),
+            flops_per_s=None if measured_on else rng.choice([None, 2.0]),
+        )
+        for name in ("zstd", "int8")[: rng.randrange(3)]
+    )
+
+
 def random_cluster(rng: random.Random, count: int, *, memory: tuple[int, int] = (5, 30)) -> Cluster:
     """Mesh or star, with missing links, null speeds, source and sink, overhead and payload limit, each now and then;
     in a third of them all nodes and links are equal."""
@@ -271,6 +308,7 @@ def random_case(seed: int, max_blocks: int = 6, max_nodes: int = 4) -> tuple[Cha
     blocks, count = rng.randint(1, max_blocks), rng.randint(1, max_nodes)
     measured_on = [f"n{index}" for index in range(count) if rng.random() < 0.2]
     chain, cluster = random_chain(rng, blocks, measured_on), random_cluster(rng, count)
+    chain = replace(chain, codecs=random_codecs(random.Random(seed), blocks, measured_on))
     return chain, cluster, None if rng.random() < 0.6 else rng.randint(1, min(blocks, count))
 
 

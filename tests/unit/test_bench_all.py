@@ -47,7 +47,7 @@ def test_what_is_asked_for_is_run_in_the_usual_order() -> None:
 def test_a_benchmark_that_is_not_there_is_an_error_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["all", "--quick", "--only", "planer"])
-    assert "no benchmark 'planer'; there are: delivery" in capsys.readouterr().err
+    assert "no benchmark 'planer'; there are: codecs" in capsys.readouterr().err
 
 
 def test_without_a_word_the_benchmarks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

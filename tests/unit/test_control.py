@@ -108,6 +108,21 @@ def test_the_activation_of_the_last_cut_goes_to_the_head_wherever_that_is() -> N
     assert apart.nodes == {"a", "b", "h"}  # the standby head may be lost: frames need it as little as any other
 
 
+def test_a_route_tells_what_a_node_encodes_with_and_nothing_within_itself_or_to_the_head() -> None:
+    way = route(1, ("a", "stage:0-2"), ("b", "stage:2-3"), ("b", "stage:3-4"), ("a", "stage:4-5"))
+    hops = tuple(replace(hop, codec="int8+zstd") for hop in way.hops)
+    way = replace(way, hops=hops)
+    assert [way.codec_from("a", 2), way.codec_from("b", 4)] == ["int8+zstd"] * 2
+    assert [way.codec_from("b", 3), way.codec_from("a", 5), way.codec_from("a", 1)] == ["none"] * 3
+
+
+def test_a_hop_without_a_codec_is_one_that_does_not_encode() -> None:
+    raw = msgpack.unpackb(control.encode(ASSIGNMENT))
+    for hop in raw["route"]["hops"]:
+        del hop["codec"]
+    assert {hop.codec for hop in control.decode(msgpack.packb(raw), Assignment).route.hops} == {"none"}
+
+
 def test_a_route_tells_which_parts_a_node_runs() -> None:
     assert [part.part for part in ROUTE.parts_on("a")] == ["stage:0-2", "exit:4-7:x_1.b+c"]
     assert ROUTE.parts_on("c") == ()
@@ -254,6 +269,8 @@ def test_a_hash_that_is_no_sha256_is_refused(sha256: str) -> None:
         (("route", "hops", 0, "part", "end_block"), 0),
         (("route", "hops", 0, "part", "part"), "../x"),
         (("route", "hops", 0, "node"), "a.b"),
+        (("route", "hops", 0, "codec"), "gzip"),
+        (("route", "hops", 0, "codec"), None),
         (("route", "hops"), []),
         (("route", "hops"), None),
         (("route", "blocks"), 8),

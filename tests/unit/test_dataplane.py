@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 
 from broker import subjects
@@ -14,6 +15,8 @@ from broker.activation import Activation, Failure, FrameTag, encode_activation, 
 from broker.control import Activate, Assignment, FlowSettings, Route
 from broker.memory import MemoryBroker
 from broker.url import parse_broker_url
+from broker.wire import Encoded
+from stages import codec as codecs
 from stages import dataplane as dataplane_module
 from stages.dataplane import DataPlane
 from stages.deployment import Deployment
@@ -256,6 +259,37 @@ async def test_what_is_no_activation_is_dropped_and_counted_and_the_next_is_proc
     await machine.broker.publish(subjects.activation("p", 1, "b"), data)
     await machine.receive(1, "f")
     assert (workers[1].ids, machine.counters.dropped) == (["f"], 1)
+
+
+async def test_an_encoded_activation_is_handed_on_as_it_came(machine: Machine) -> None:
+    workers = machine.load(1)
+    await machine.activate(1)
+    (packed,) = codecs.pack(activation({"m": np.zeros((1, 900), np.float32)}, ["f"], cut=1), "zstd", 1 << 20)
+    await machine.broker.publish(subjects.activation("p", 1, "b"), encode_activation(packed))
+    await machine.receive(1, "g")
+    assert (workers[1].ids, machine.counters.dropped) == (["f", "g"], 0)
+    assert isinstance(workers[1].accepted[0].tensors["m"], Encoded)
+
+
+async def test_what_would_become_larger_than_the_broker_s_limit_is_malformed_and_the_next_is_processed(
+    machine: Machine,
+) -> None:
+    workers = machine.load(1)
+    await machine.activate(1)
+    count = machine.broker.max_payload_bytes // 4 + 1
+    (bomb,) = codecs.pack(activation({"m": np.zeros((1, count), np.float32)}, ["f"], cut=1), "zstd", 1 << 40)
+    await machine.broker.publish(subjects.activation("p", 1, "b"), encode_activation(bomb))
+    await machine.receive(1, "g")
+    assert (workers[1].ids, machine.counters.dropped) == (["g"], 1)
+    assert machine.counters.malformed.counts == {"activation": 1}
+
+
+async def test_answers_that_are_encoded_are_malformed(machine: Machine) -> None:
+    machine.load(1, route(1, ("b", "stage:0-1"), ("a", "stage:1-2")))
+    await machine.activate(1)
+    (packed,) = codecs.pack(activation({"y": numbers(*[0] * 99)}, [str(i) for i in range(99)], cut=2), "zstd", 1 << 20)
+    await machine.broker.publish(subjects.activation("p", 2, "b"), encode_activation(packed))
+    await eventually(lambda: machine.counters.malformed.counts == {"activation": 1})
 
 
 async def test_it_is_busy_when_frames_have_come_by(machine: Machine) -> None:

@@ -15,6 +15,7 @@ import typer
 
 from broker import control, lease, roles, subjects, wire
 from broker.activation import FrameTag, decode_tensor_frame, encode_tensor_frame
+from broker.codecs import CODECS
 from broker.control import (
     Activate,
     Assignment,
@@ -43,7 +44,7 @@ from recovery.status import status
 from stages.blobs import CHUNK_BYTES
 from stages.errors import FrameError
 from stages.ledger import Ledger
-from stages.manifest import Accuracy, ImageInput, Manifest, OutputSpec, PartRecord, TensorInput
+from stages.manifest import Accuracy, CodecLoss, CodecRecord, ImageInput, Manifest, OutputSpec, PartRecord, TensorInput
 from stages.results import Provenance, dead_letter_json, result_json
 from stages.spec import PipelineSpec
 from tests.unit.builders import beat, route
@@ -175,6 +176,10 @@ def test_the_protocol_names_every_dtype_and_bound_of_the_wire_format() -> None:
     assert f"at most {wire.MAX_TENSORS} tensors" in text.lower()
     assert f"0 to {wire.MAX_DIMENSIONS} dimensions" in text
     assert wire.MAX_HEADER_BYTES == 1 << 20
+
+
+def test_the_protocol_describes_every_codec() -> None:
+    assert missing(CODECS, section(PROTOCOL, "Codecs")) == []
 
 
 def test_the_protocol_names_every_field_of_a_result() -> None:
@@ -320,7 +325,9 @@ def test_the_example_of_a_configuration_is_a_valid_one() -> None:
     assert [node.memory for node in config.nodes] == [220 << 10] * 4
 
 
-@pytest.mark.parametrize("model", [Manifest, ImageInput, TensorInput, OutputSpec, Accuracy, PartRecord])
+@pytest.mark.parametrize(
+    "model", [Manifest, ImageInput, TensorInput, OutputSpec, Accuracy, PartRecord, CodecRecord, CodecLoss]
+)
 def test_the_bundle_page_names_every_key_of_the_manifest(model: Any) -> None:
     assert missing(model.model_fields, BUNDLE) == []
 

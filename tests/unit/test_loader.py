@@ -47,6 +47,7 @@ class Depot:
             counters=WorkerCounters(),
             threads=1,
             providers=("CPU",),
+            message_bytes=lambda: 1 << 20,
         )
         self.delivered: list[Activation | Failure] = []
 

@@ -157,6 +157,7 @@ def test_where_only_a_repartition_is_left_it_is_chosen_though_it_is_not_allowed(
     ("wanted", "message"),
     [
         ({"min_accuracy": 1.1}, "min_accuracy is 1.1"),
+        ({"max_codec_loss": 1.1}, "max_codec_loss is 1.1"),
         ({"max_latency_s": 0.0}, "max_latency_s is 0.0"),
         ({"max_downtime_s": float("nan")}, "max_downtime_s is nan"),
         ({"techniques": frozenset({"magic"})}, "technique 'magic' is not one of none, standby"),

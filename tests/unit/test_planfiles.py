@@ -8,6 +8,7 @@ import pytest
 
 from planner.chain import Chain
 from planner.cluster import Cluster, NodeSpec
+from planner.codec import CodecCost
 from planner.plan import Stage
 from tests.data import REPOSITORY
 from understudy.planfiles import load_chain, load_cluster, load_plan
@@ -75,6 +76,15 @@ def files(tmp_path: Path) -> Files:
 def test_a_chain_is_read_from_its_json_keys(files: Files) -> None:
     assert files.chain(CHAIN) == Chain(
         name="net", cut_bytes=(8, 4, 2), block_memory_bytes=(1, 2), block_peak_bytes=(3, 4), block_flops=(5, 6)
+    )
+    zstd = {"name": "zstd", "ratio": [1, 0.5, 1], "encode_s_per_byte": [0, 1e-9, 0], "decode_s_per_byte": [0, 0, 0]}
+    (codec,) = files.chain({**CHAIN, "codecs": [{**zstd, "accuracy_loss": 0}]}).codecs
+    assert codec == CodecCost(
+        name="zstd",
+        ratio=(1.0, 0.5, 1.0),
+        encode_s_per_byte=(0.0, 1e-9, 0.0),
+        decode_s_per_byte=(0.0, 0.0, 0.0),
+        accuracy_loss=0.0,
     )
     measured = files.chain({**CHAIN, "block_seconds": {"a": [0.5, 1]}})
     assert measured.block_seconds == {"a": (0.5, 1.0)}
@@ -219,6 +229,24 @@ def test_json_may_be_indented_with_tabs(files: Files) -> None:
 
 def test_a_number_beyond_floating_point_is_refused(files: Files) -> None:
     assert "block_flops" in files.refused_chain(block_flops=[10**400, 1])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"name": "gzip"}, "codecs.0.name"),
+        ({"name": "none"}, "codec 'none' needs no numbers"),
+        ({"ratio": [1, 1]}, "as many times as ratios"),
+        ({"ratio": [1, 0, 1]}, "a ratio is above 0"),
+        ({"ratios": [1, 1, 1]}, "ratios"),
+        ({"accuracy_loss": 2}, "accuracy_loss"),
+        ({"ratio": [1], "encode_s_per_byte": [1], "decode_s_per_byte": [1]}, "has 1 entries, 3 are needed"),
+    ],
+    ids=str,
+)
+def test_a_codec_that_cannot_be_is_refused_and_named(files: Files, change: dict[str, Any], says: str) -> None:
+    zstd = {"name": "zstd", "ratio": [1, 0.5, 1], "encode_s_per_byte": [0, 0, 0], "decode_s_per_byte": [0, 0, 0]}
+    assert says in files.refused_chain(codecs=[{**zstd, **change}])
 
 
 def test_a_plan_file_is_what_understudy_plan_prints(tmp_path: Path) -> None:

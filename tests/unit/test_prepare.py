@@ -40,6 +40,8 @@ def test_the_digits_bundle_can_be_made_again(tmp_path: Path) -> None:
     assert manifest.accuracy == DIGITS.manifest.accuracy
     assert manifest.input == DIGITS.manifest.input
     assert manifest.output.softmax
+    assert [record.codec for record in manifest.codecs] == ["zstd", "fp16", "fp16+zstd", "int8", "int8+zstd"]
+    assert "codec     fp16: 50% to 50% of the bytes, accuracy +0.00%" in result.stdout
 
 
 def test_parts_are_fitted_on_one_set_and_measured_on_the_other(tmp_path: Path) -> None:

@@ -45,6 +45,11 @@ def test_each_key_says_what_its_name_says() -> None:
     assert (policy.spare_memory_bytes, policy.standby_head) == (64_000_000, False)
 
 
+def test_codecs_may_cost_no_accuracy_unless_the_user_says_so() -> None:
+    assert RecoveryConfig().objectives().max_codec_loss == 0
+    assert make_config({"recovery": {"max_codec_loss": 0.005}}, "x").recovery.objectives().max_codec_loss == 0.005
+
+
 def test_no_spares_are_written_as_0_and_only_frames_that_wait_as_no_technique() -> None:
     config = make_config({"recovery": {"spare_memory": 0, "techniques": []}}, "x").recovery
     assert config.policy(expected_nodes=1).spare_memory_bytes == 0
@@ -66,6 +71,8 @@ def test_no_spares_are_written_as_0_and_only_frames_that_wait_as_no_technique() 
         ({"weights": 3}, "weights"),
         ({"techniques": ["magic"]}, "magic"),
         ({"techniques": "exit"}, "techniques"),
+        ({"max_codec_loss": 1.5}, "max_codec_loss"),
+        ({"max_codec_loss": -0.1}, "max_codec_loss"),
         ({"spare_memory": "lots"}, "spare_memory"),
         ({"spare_memory": -1}, "spare_memory"),
         ({"standby_head": "maybe"}, "standby_head"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from broker.control import BlobRef
+from planner.cluster import Cluster, NodeSpec
+from planner.codec import CodecCost
 from recovery.options import Placed, evaluate
 from recovery.routes import bridge_route, part_ref, plan_route
 from tests.unit.recovery_cases import ESTIMATES, EXIT, STAGES, STAND_IN, STANDBY
@@ -52,3 +56,33 @@ def test_a_bridge_s_route_says_how_its_answers_come_about(
 def test_without_a_head_that_lives_the_first_hop_s_node_leads() -> None:
     made = bridge_route(evaluate((STAGES[0], EXIT), "", ESTIMATES), MODELS, epoch=8, standby_head="")
     assert made.head == "a"
+
+
+def test_a_plan_s_route_has_its_codecs_and_none_before_the_first_stage() -> None:
+    made = plan_route(
+        STAGES,
+        MODELS,
+        epoch=7,
+        head="b",
+        standby_head="",
+        expected_accuracy=0.9,
+        codecs={0: "zstd", 2: "int8", 4: "none"},
+    )
+    assert [hop.codec for hop in made.hops] == ["none", "int8", "none"]
+
+
+def test_a_bridge_uses_the_codec_that_is_quickest_between_the_nodes_that_are_left() -> None:
+    work = (1e-3,) * 7
+    codec = CodecCost(name="int8", ratio=(0.25,) * 7, encode_s_per_byte=work, decode_s_per_byte=work)
+    slow_to_c = ((0.0, 1e9, 1.0), (1e9, 0.0, 1.0), (1e9, 1e9, 0.0))
+    nodes = tuple(NodeSpec(name=name) for name in "abc")
+    cluster = Cluster(nodes=nodes, bandwidth_bytes_per_s=slow_to_c)
+    estimates = replace(ESTIMATES, chain=replace(ESTIMATES.chain, codecs=(codec,)), cluster=cluster, speeds={})
+
+    def codecs(*spots: Placed) -> list[str]:
+        option = evaluate(spots, "a", estimates)
+        made = bridge_route(option, MODELS, epoch=8, standby_head="", codec=estimates.codec)
+        return [hop.codec for hop in made.hops]
+
+    assert codecs(STAGES[0], STANDBY, STAGES[2]) == ["none", "int8", "none"]  # a to c, and then within c
+    assert codecs(*STAGES) == ["none", "none", "int8"]  # a to b is quick

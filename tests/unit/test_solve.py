@@ -47,7 +47,7 @@ def standing() -> float:
 
 
 def value_or_infinite(chain: Chain, cluster: Cluster, objective: Objective = "bottleneck") -> float:
-    plan = solved(lambda: solve(chain, cluster, objective=objective))
+    plan = solved(lambda: solve(chain, cluster, objective=objective, clock=standing))
     return INF if plan is None else plan.value_s
 
 
@@ -88,7 +88,7 @@ def test_tiny_plans_of_least_latency_are_those_of_brute_force(block: int) -> Non
     for seed in range(20 * block, 20 * (block + 1)):
         chain, cluster, stages = random_case(seed)
         optimum = min(map(by_latency, all_values(chain, cluster, stages)), default=None)
-        plan = solved(lambda: solve(chain, cluster, objective="latency", stages=stages))  # noqa: B023 - called at once
+        plan = solved(lambda: solve(chain, cluster, objective="latency", stages=stages, clock=standing))  # noqa: B023 - called at once
         assert (None if plan is None else by_latency(value_of(plan))) == optimum, f"seed {seed}"
         assert plan is None or (plan.proven and plan.lower_bound_s == pytest.approx(plan.latency_s))
 
@@ -112,7 +112,7 @@ def test_the_two_references_agree(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_paths_that_visit_every_node_once_are_found_and_proven(seed: int) -> None:
     chain, cluster, order = hidden_path(seed, count=9)
-    plan = solve(chain, cluster)
+    plan = solve(chain, cluster, clock=standing)
     assert_valid(plan, chain, cluster)
     assert (plan.bottleneck_s, plan.proven, sorted(plan.nodes)) == (1.0, True, sorted(order))
 
@@ -120,7 +120,7 @@ def test_paths_that_visit_every_node_once_are_found_and_proven(seed: int) -> Non
 @pytest.mark.parametrize("seed", range(12))
 def test_a_split_without_a_byte_to_spare_is_found(seed: int) -> None:
     chain, cluster = exact_fit(seed, count=10)
-    plan = solve(chain, cluster)
+    plan = solve(chain, cluster, clock=standing)
     assert_valid(plan, chain, cluster)
     assert (len(plan.stages), plan.proven) == (10, True)
 
@@ -134,7 +134,7 @@ def test_equal_nodes_with_just_enough_memory_are_each_used_once(seed: int) -> No
         [7] * 7, bandwidth_bytes_per_s=tuple(tuple(4.0 - (i // 4 != j // 4) for j in nodes) for i in nodes)
     )
     optimum = SubsetProgramme(chain, shelves).best()
-    plan = solved(lambda: solve(chain, shelves))
+    plan = solved(lambda: solve(chain, shelves, clock=standing))
     assert (plan is None) == (optimum is None)
     if plan is not None and optimum is not None:
         assert value_of(plan) == pytest.approx(optimum)
@@ -148,7 +148,7 @@ def test_equal_nodes_with_just_enough_memory_are_each_used_once(seed: int) -> No
 @pytest.mark.parametrize(("blocks", "nodes"), [(1, 1), (6, 3), (7, 3), (4, 4), (3, 5)])
 def test_equal_blocks_on_equal_nodes_are_shared_out_evenly(blocks: int, nodes: int) -> None:
     chain = make_chain([0] * (blocks + 1), flops=[8] * blocks)
-    plan = solve(chain, make_cluster([None] * nodes, [2.0] * nodes))
+    plan = solve(chain, make_cluster([None] * nodes, [2.0] * nodes), clock=standing)
     used = min(blocks, nodes)
     assert plan.bottleneck_s == math.ceil(blocks / used) * 4.0
     assert plan.latency_s == blocks * 4.0
@@ -159,7 +159,7 @@ def test_equal_blocks_on_equal_nodes_are_shared_out_evenly(blocks: int, nodes: i
 def test_one_node_computes_everything_one_block_after_the_other() -> None:
     chain = make_chain((8, 100, 4), flops=(6, 10))
     cluster = make_cluster([None], [2.0], source_bytes_per_s=(4.0,), sink_bytes_per_s=(1.0,))
-    plan = solve(chain, cluster)
+    plan = solve(chain, cluster, clock=standing)
     assert stages_of(plan) == [(0, 2, "n0")]
     assert [step.seconds for step in plan.steps] == [2.0, 8.0, 4.0]
     assert (plan.bottleneck_s, plan.latency_s, plan.gap) == (8.0, 14.0, 0.0)
@@ -175,7 +175,7 @@ def test_one_block_goes_to_the_node_where_its_slowest_step_is_quickest() -> None
 def test_a_chain_on_a_line_of_links_follows_the_line(count: int) -> None:
     line = tuple(tuple(2.0 if j == i + 1 else 0.0 for j in range(count)) for i in range(count))
     cluster = make_cluster([1] * count, [4.0] * count, bandwidth_bytes_per_s=line)
-    plan = solve(make_chain(range(count + 1), memory=[1] * count, flops=[4] * count), cluster)
+    plan = solve(make_chain(range(count + 1), memory=[1] * count, flops=[4] * count), cluster, clock=standing)
     assert stages_of(plan) == [(index, index + 1, f"n{index}") for index in range(count)]
     assert plan.bottleneck_s == max(1.0, (count - 1) / 2)
     assert plan.latency_s == count + sum(range(1, count)) / 2
@@ -257,7 +257,7 @@ def test_a_very_slow_node_does_not_change_the_least_latency() -> None:
 def test_a_plan_is_valid_and_its_steps_are_what_the_definitions_give(seed: int) -> None:
     chain, cluster, stages = random_case(seed, max_blocks=9, max_nodes=6)
     for objective in ("bottleneck", "latency"):
-        plan = solved(lambda: solve(chain, cluster, objective=objective, stages=stages))  # noqa: B023 - called at once
+        plan = solved(lambda: solve(chain, cluster, objective=objective, stages=stages, clock=standing))  # noqa: B023 - called at once
         if plan is not None:
             assert_valid(plan, chain, cluster)
             assert stages in (None, len(plan.stages))
@@ -267,7 +267,7 @@ def test_a_plan_is_valid_and_its_steps_are_what_the_definitions_give(seed: int) 
 @given(seed=SEEDS)
 def test_the_same_input_gives_the_same_plan(seed: int) -> None:
     chain, cluster, stages = random_case(seed, max_blocks=9, max_nodes=6)
-    one, other = (solved(lambda: solve(chain, cluster, stages=stages)) for _ in range(2))
+    one, other = (solved(lambda: solve(chain, cluster, stages=stages, clock=standing)) for _ in range(2))
     assert (one is None) == (other is None)
     if one is not None and other is not None:
         assert replace(one, solve_s=0.0) == replace(other, solve_s=0.0)
@@ -330,7 +330,7 @@ def test_the_order_of_the_nodes_changes_no_value(seed: int, randomness: random.R
     names = list(cluster.names)
     randomness.shuffle(names)
     one, other = (
-        solved(lambda: solve(chain, some, stages=stages))  # noqa: B023 - called at once
+        solved(lambda: solve(chain, some, stages=stages, clock=standing))  # noqa: B023 - called at once
         for some in (cluster, cluster.subset(names))
     )
     assert (None if one is None else value_of(one)) == (None if other is None else value_of(other))
@@ -346,8 +346,8 @@ def test_the_names_of_the_nodes_change_nothing_but_names(seed: int, randomness: 
     )
     to = dict(zip(cluster.names, names, strict=True))
     measured = {to[name]: seconds for name, seconds in chain.block_seconds.items()}
-    one = solved(lambda: solve(chain, cluster, stages=stages))
-    other = solved(lambda: solve(replace(chain, block_seconds=measured), renamed, stages=stages))
+    one = solved(lambda: solve(chain, cluster, stages=stages, clock=standing))
+    other = solved(lambda: solve(replace(chain, block_seconds=measured), renamed, stages=stages, clock=standing))
     assert (one is None) == (other is None)
     if one is not None and other is not None:
         assert [to[name] for name in one.nodes] == list(other.nodes)
@@ -369,7 +369,7 @@ def test_machines_and_links_so_many_times_faster_take_so_many_times_less(seed: i
     )
     for objective in ("bottleneck", "latency"):
         one, other = (
-            solved(lambda: solve(chain, some, objective=objective))  # noqa: B023 - called at once
+            solved(lambda: solve(chain, some, objective=objective, clock=standing))  # noqa: B023 - called at once
             for some in (cluster, faster)
         )
         assert (one is None) == (other is None)
@@ -381,7 +381,7 @@ def test_machines_and_links_so_many_times_faster_take_so_many_times_less(seed: i
 def test_no_forced_number_of_stages_is_better_than_the_planners_choice(seed: int) -> None:
     chain, cluster, _ = random_case(seed, max_blocks=7, max_nodes=4)
     values = [
-        solved(lambda: solve(chain, cluster, stages=count))  # noqa: B023 - called at once
+        solved(lambda: solve(chain, cluster, stages=count, clock=standing))  # noqa: B023 - called at once
         for count in range(1, min(chain.blocks, len(cluster.nodes)) + 1)
     ]
     least = min((plan.bottleneck_s for plan in values if plan is not None), default=INF)
@@ -406,7 +406,7 @@ class Clock:
 def test_without_time_a_valid_plan_and_a_true_bound_come_back(seed: int, objective: Objective) -> None:
     rng = random.Random(seed)
     chain, cluster = random_chain(rng, 10), random_cluster(rng, 7, memory=(7, 16))
-    best = solved(lambda: solve(chain, cluster, objective=objective))
+    best = solved(lambda: solve(chain, cluster, objective=objective, clock=standing))
     plan = solved(lambda: solve(chain, cluster, objective=objective, time_limit_s=0.0, clock=Clock()))
     assert (plan is None) == (best is None)
     if plan is not None and best is not None:
@@ -467,7 +467,7 @@ def test_a_search_that_gives_up_does_not_blame_links_that_nobody_counts() -> Non
 @given(SEEDS)
 def test_a_given_plan_costs_what_the_planner_says_of_it(seed: int) -> None:
     chain, cluster, stages = random_case(seed)
-    plan = solved(lambda: solve(chain, cluster, stages=stages))
+    plan = solved(lambda: solve(chain, cluster, stages=stages, clock=standing))
     if plan is not None:
         given_plan = price(chain, cluster, plan.stages)
         assert (given_plan.stages, given_plan.steps) == (plan.stages, plan.steps)

@@ -303,3 +303,43 @@ def test_a_damaged_document_is_read_or_refused_and_nothing_else(damage: list[tup
 def test_names_are_listed_for_people() -> None:
     assert wire.names(["a", "b"]) == "'a', 'b'"
     assert wire.names([]) == "none"
+
+
+ENCODED = wire.Encoded(dtype=np.dtype(np.float32), shape=(2, 3), codec="int8", data=b"whatever it is")
+
+
+def test_an_encoded_tensor_comes_back_as_it_was_beside_others() -> None:
+    data = joined({}, {"plain": values("int8", 3), "x": ENCODED})
+    header, tensors = wire.unpack_carried(data)
+    assert header == {"v": 1}
+    got = tensors["x"]
+    assert isinstance(got, wire.Encoded)
+    assert (got.dtype, got.shape, got.codec, bytes(got.data)) == (ENCODED.dtype, (2, 3), "int8", b"whatever it is")
+    assert (got.nbytes, got.decoded_bytes) == (14, 24)
+    np.testing.assert_array_equal(tensors["plain"], values("int8", 3))
+
+
+def test_a_message_without_an_encoded_tensor_does_not_name_codecs() -> None:
+    assert b"codecs" not in joined({}, {"x": values("int8", 3)})
+
+
+def test_a_frame_may_not_hold_an_encoded_tensor() -> None:
+    with pytest.raises(WireError, match="'x' went through codec int8, and none is expected"):
+        wire.unpack(joined({}, {"x": ENCODED}))
+
+
+@pytest.mark.parametrize("raw", ["int8", [], ["int8", "int8"], {"x": "int8"}, 7])
+def test_codecs_that_are_not_one_for_each_tensor_are_refused(raw: Any) -> None:
+    with pytest.raises(WireError, match="one codec for each of the 1 tensors"):
+        wire.unpack_carried(document(["x", "int8", [1]], bins=(b"a",), codecs=raw))
+
+
+@pytest.mark.parametrize("codec", ["gzip", "", None, 1, ["int8"], "zstd+int8"])
+def test_a_codec_that_is_not_known_is_refused(codec: Any) -> None:
+    with pytest.raises(WireError, match="is not known: one of none, zstd"):
+        wire.unpack_carried(document(["x", "int8", [1]], bins=(b"a",), codecs=[codec]))
+
+
+def test_codecs_of_none_are_the_same_as_none() -> None:
+    _, tensors = wire.unpack(document(["x", "int8", [1]], bins=(b"a",), codecs=["none"]))
+    assert tensors["x"] == [97]

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from threading import Event
 from typing import Any
 
@@ -15,10 +16,11 @@ from onnx import TensorProto
 
 from broker.activation import Activation, Failure
 from broker.errors import WireError
-from broker.wire import Tensor
+from broker.wire import Encoded, Tensor
+from stages import codec as codecs
 from stages.engine import Engine
 from stages.flow import Flow
-from stages.worker import StageWorker, WorkerCounters
+from stages.worker import Packing, StageWorker, WorkerCounters
 from tests.contract.conftest import eventually
 from tests.onnx_models import Net
 from tests.unit.builders import activation, pipeline_spec, tensor
@@ -57,7 +59,9 @@ class WatchedEngine(Engine):
 class Stage:
     """A worker that runs, what it delivered, and how its engine was used."""
 
-    def __init__(self, executor: ThreadPoolExecutor, flow: Flow, spec: Any = SPEC) -> None:
+    def __init__(
+        self, executor: ThreadPoolExecutor, flow: Flow, spec: Any = SPEC, packing: Packing | None = None
+    ) -> None:
         self.engine = WatchedEngine.load(lookup(), outputs=spec.cuts[1])
         assert isinstance(self.engine, WatchedEngine)
         self.engine.gate, self.engine.batches = Event(), []
@@ -73,6 +77,7 @@ class Stage:
             executor=executor,
             deliver=self._deliver,
             counters=self.counters,
+            packing=packing,
         )
 
     async def _deliver(self, message: Activation | Failure) -> None:
@@ -109,8 +114,10 @@ def executor() -> Iterator[ThreadPoolExecutor]:
 @pytest.fixture
 def stage(executor: ThreadPoolExecutor) -> Make:
     @asynccontextmanager
-    async def make(*, window: int = 64, batch: int = 64, spec: Any = SPEC) -> AsyncIterator[Stage]:
-        stage = Stage(executor, Flow(window=window, batch=batch), spec)
+    async def make(
+        *, window: int = 64, batch: int = 64, spec: Any = SPEC, packing: Packing | None = None
+    ) -> AsyncIterator[Stage]:
+        stage = Stage(executor, Flow(window=window, batch=batch), spec, packing)
         task = asyncio.create_task(stage.worker.run())
         try:
             yield stage
@@ -219,3 +226,67 @@ async def test_tensors_of_another_cut_are_refused_and_the_worker_goes_on(stage: 
         running.worker.accept(frames(1))
         await running.work(1)
     assert running.values == {"frame-1": 20}
+
+
+# ---- codecs ----------------------------------------------------------------------------------------------------------
+
+
+def encoded(*indices: int) -> Activation:
+    """The same frames, as they come from a node that compresses."""
+    (packed,) = codecs.pack(frames(*indices), "zstd", 1 << 20)
+    assert isinstance(packed.tensors["index"], Encoded)
+    return packed
+
+
+def damaged(*indices: int) -> Activation:
+    """The same, with the last byte of what was compressed cut off."""
+    good = encoded(*indices)
+    tensor = good.tensors["index"]
+    assert isinstance(tensor, Encoded)
+    return replace(good, tensors={"index": replace(tensor, data=tensor.data[:-1])})
+
+
+MANY = (0, 1, 2, 3) * 8
+
+
+async def test_encoded_frames_and_others_are_decoded_and_joined_into_one_inference(stage: Make) -> None:
+    async with stage() as running:
+        running.worker.accept(encoded(*MANY))
+        running.worker.accept(frames(3))
+        await running.work(len(MANY) + 1)
+    assert running.engine.batches == [len(MANY) + 1]
+    assert running.values == {"frame-0": 10, "frame-1": 20, "frame-2": 30, "frame-3": 40}
+
+
+async def test_a_frame_that_cannot_be_run_fails_alone_though_its_message_was_encoded(stage: Make) -> None:
+    async with stage() as running:
+        running.worker.accept(encoded(*MANY, 9))
+        await running.work(len(MANY) + 1)
+    assert [frame.id for failure in running.failures for frame in failure.frames] == ["frame-9"]
+    assert running.values["frame-3"] == 40
+
+
+async def test_a_message_that_cannot_be_decoded_is_dropped_alone_and_counted_as_malformed(stage: Make) -> None:
+    async with stage() as running:
+        running.worker.accept(frames(0))
+        running.worker.accept(damaged(*MANY))
+        running.worker.accept(frames(1))
+        await running.work(2)
+        running.worker.accept(frames(2))
+        await running.work(3)
+    assert running.values == {"frame-0": 10, "frame-1": 20, "frame-2": 30}
+    assert (running.counters.dropped, running.counters.malformed.counts) == (1, {"activation": 1})
+    assert running.failures == []
+
+
+async def test_what_a_stage_makes_is_encoded_in_messages_below_the_limit(stage: Make) -> None:
+    async with stage(packing=Packing(codec="int8", limit_bytes=lambda: 4 * 24)) as running:
+        running.worker.accept(encoded(*MANY))
+        await running.work(len(MANY))
+    assert [len(message.frames) for message in running.delivered] == [24, 8]
+    for message in running.delivered:
+        assert isinstance(message, Activation)
+        back = codecs.unpack(message).tensors["y"]
+        for frame, value in zip(message.frames, back, strict=True):
+            assert value == 10 + 10 * int(frame.id.removeprefix("frame-"))
+            assert [hop[0] for hop in frame.hops] == ["node1"]

@@ -12,7 +12,7 @@ from understudy.cli.common import JsonOption
 
 if TYPE_CHECKING:
     from planner.chain import Chain
-    from planner.plan import Plan
+    from planner.plan import Plan, Stage
 
 NO_PLAN = 3
 """Exit code where no plan fits."""
@@ -30,6 +30,10 @@ def plan(
     stages: Annotated[int | None, typer.Option(min=1, help="So many stages. Default: the planner chooses.")] = None,
     objective: Annotated[Objective, typer.Option(help="What to minimise first.")] = Objective.bottleneck,
     time_limit: Annotated[float, typer.Option(min=0.0, help="Seconds until the best plan so far is returned.")] = 10.0,
+    max_codec_loss: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Accuracy (0 to 1) that codecs on links may cost. 0: lossless ones alone."),
+    ] = 0.0,
     json_: JsonOption = False,
 ) -> None:
     """Find the best split of a model over a cluster, and prove how good it is.
@@ -41,8 +45,10 @@ def plan(
     Example: understudy plan --chain chain.json --cluster cluster.json --time-limit 10 --json
     """
     import json
+    from dataclasses import replace
 
     from broker.errors import UnderstudyError
+    from planner.codec import within
     from planner.plan import NoPlanError
     from planner.solve import solve
     from understudy.planfiles import load_chain, load_cluster
@@ -53,6 +59,7 @@ def plan(
         raise UnderstudyError("give either a bundle or model, or --chain chain.json")
     machines = load_cluster(cluster)
     blocks = load_chain(chain) if chain is not None else _chain_of(model or Path())
+    blocks = replace(blocks, codecs=within(blocks.codecs, max_codec_loss))
     try:
         found = solve(blocks, machines, objective=objective.value, stages=stages, time_limit_s=time_limit)
     except NoPlanError as error:
@@ -69,7 +76,7 @@ def plan(
 def document(plan: Plan) -> dict[str, Any]:
     """The plan as JSON values."""
     return {
-        "stages": [{"first_block": s.first_block, "end_block": s.end_block, "node": s.node} for s in plan.stages],
+        "stages": [_stage(stage) for stage in plan.stages],
         "objective": plan.objective,
         "bottleneck_s": plan.bottleneck_s,
         "lower_bound_s": plan.lower_bound_s,
@@ -80,14 +87,21 @@ def document(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _stage(stage: Stage) -> dict[str, Any]:
+    found: dict[str, Any] = {"first_block": stage.first_block, "end_block": stage.end_block, "node": stage.node}
+    return found if stage.codec == "none" else found | {"codec": stage.codec}
+
+
 def _chain_of(model: Path) -> Chain:
     """The chain of a bundle (a folder) or of a bare model."""
     from stages.bundle import Bundle
+    from stages.codec_cost import with_codecs
     from stages.graph import ModelGraph
 
     if model.is_dir():
         bundle = Bundle.load(model)
-        return ModelGraph.load(bundle.model_path, shapes=bundle.manifest.shapes).chain()
+        chain = ModelGraph.load(bundle.model_path, shapes=bundle.manifest.shapes).chain()
+        return with_codecs(chain, bundle.manifest)
     return ModelGraph.load(model).chain()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from stages.bundle import Bundle
     from stages.calibration import CalibrationData
     from stages.graph import ModelGraph
-    from stages.manifest import Accuracy, Manifest
+    from stages.manifest import Accuracy, CodecRecord, Manifest
 
 
 MAX_NODES = 64
@@ -80,6 +81,8 @@ def prepare(
     files: dict[str, bytes] = {}
     if data is not None and not no_parts:
         draft, files = _fit(graph, draft, data, other, counts)
+    if judge is not None and len(graph.blocks) > 1:
+        draft = draft.model_copy(update={"codecs": _measure_codecs(graph, draft, judge)})
     bundle = write_bundle(output, draft, model_path=model, extra_files=files, force=force)
     _report(bundle, graph, data, default_numbers=scale is None and mean is None and std is None, as_json=json)
 
@@ -204,6 +207,21 @@ def _fit(
     return prepared.draft, prepared.files
 
 
+def _measure_codecs(graph: ModelGraph, draft: Manifest, data: CalibrationData) -> tuple[CodecRecord, ...]:
+    from rich.console import Console
+
+    from stages.codec_cost import measure_codecs
+    from understudy.fitting import CODEC_IMAGES, limited
+
+    with Console(stderr=True, highlight=False).status("measuring codecs") as status:
+        return measure_codecs(
+            graph,
+            limited(data, CODEC_IMAGES),
+            classifies=draft.task == "classify",
+            on_progress=lambda text: status.update(f"measuring {text}"),
+        )
+
+
 def parse_nodes(text: str) -> range:
     """`2-8` or `4`.
 
@@ -244,9 +262,12 @@ def _report(
     if as_json:
         import json
 
-        facts = manifest.model_dump(mode="json", exclude={"labels", "parts", "profile"})
+        facts = manifest.model_dump(mode="json", exclude={"labels", "parts", "codecs", "profile"})
         facts |= {"bundle": str(bundle.folder), "blocks": len(graph.blocks), "cuts": len(graph.cuts)}
         facts["parts"] = len(manifest.parts)
+        facts["codecs"] = {
+            record.codec: None if record.loss is None else record.loss.model_dump() for record in manifest.codecs
+        }
         typer.echo(json.dumps(facts))
         return
     typer.echo(f"{manifest.name} {manifest.version}: task {manifest.task}")
@@ -261,6 +282,8 @@ def _report(
         typer.echo(f"input     tensors: {', '.join(taken.names)}")
     typer.echo(f"accuracy  {_accuracy_line(manifest, data)}")
     typer.echo(f"parts     {_parts_line(manifest)}")
+    for line in _codec_lines(manifest):
+        typer.echo(f"codec     {line}")
     for name, record in manifest.files.items():
         if name.startswith("parts/"):
             continue
@@ -275,6 +298,17 @@ def _parts_line(manifest: Manifest) -> str:
     size = sum(record.bytes for name, record in manifest.files.items() if name.startswith("parts/"))
     kinds = ", ".join(f"{number} of {technique}" for technique, number in sorted(counts.items()))
     return f"{len(manifest.parts)} for what can be lost ({kinds}), {size} bytes"
+
+
+def _codec_lines(manifest: Manifest) -> Iterator[str]:
+    """Of each codec the least and the most that it leaves of the bytes at a cut, and what it costs at all of them."""
+    for record in manifest.codecs:
+        inner = record.ratio[1:-1]
+        line = f"{record.codec}: {min(inner):.0%} to {max(inner):.0%} of the bytes"
+        loss = record.loss
+        if loss is not None:
+            line += f", accuracy {0 - loss.value:+.2%} ({0 - loss.high:+.2%} to {0 - loss.low:+.2%})"
+        yield line
 
 
 def _list(values: tuple[float, ...]) -> str:

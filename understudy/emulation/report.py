@@ -17,8 +17,8 @@ class Outcome:
 
     Attributes:
         began_at: when the stream began, seconds since 1970.
-        streamed_s, elapsed_s: when the last frame was published, and when all were answered, since then.
         episodes: the controller's journal of it.
+        streamed_s, elapsed_s: when the last frame was published, and when all were answered.
     """
 
     began_at: float = 0.0
@@ -27,8 +27,8 @@ class Outcome:
     errors: Counter[str] = field(default_factory=Counter)
     twice: int = 0
     faults: list[Fault] = field(default_factory=list)
-    streamed_s: float = 0.0
     episodes: Sequence[Episode] = ()
+    streamed_s: float = 0.0
     elapsed_s: float = 0.0
     cpu_busy: float | None = None
     cores: int = 0

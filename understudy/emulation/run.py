@@ -119,7 +119,6 @@ class Run:
         """Stream, and carry out the scenario meanwhile."""
         wishes = self.wishes
         await self._stream(self.outcome, self._direct, rate_per_s=wishes.rate_per_s, window=self.outcome.window)
-        await self._read_journal()
 
     async def stream(self, seconds: float, window: int, *, frames: int = 0) -> Outcome:
         """Stream at full rate with so many frames under way, at least so long and so many; all are answered at the end.
@@ -150,28 +149,25 @@ class Run:
                 outcome.cpu_busy = load.busy_share(before, load.cpu_times())
 
         try:
-            async with connect(url, pipeline, timeout_s=self._frame_s(window)) as client:
+            async with connect(url, pipeline, timeout_s=_frame_s(outcome)) as client:
                 stream = Stream(client, self.prepared.samples.samples, outcome, rate_per_s=rate_per_s, window=window)
                 await stream.listen(self._broker, pipeline)
                 async with asyncio.TaskGroup() as group:
                     group.create_task(stream.run(over.is_set), name="stream")
                     group.create_task(end(stream), name="scenario")
+            await self._read_journal(outcome)
         except UnknownPipelineError as error:
             raise EmulationError(str(error)) from error
         except ExceptionGroup as group_error:
             raise _first_of(group_error) from None
 
-    async def _read_journal(self) -> None:
+    async def _read_journal(self, outcome: Outcome) -> None:
         assert self._broker is not None  # noqa: S101 - open comes first
         try:
             records = await read_journal(self._broker, self.layout.pipeline)
-            self.outcome.episodes = [parse_episode(record) for record in records]
+            outcome.episodes = [parse_episode(record) for record in records]
         except (BrokerError, EventError) as error:
-            self.outcome.notes.append(f"the controller's journal is missing: {error}")
-
-    def _frame_s(self, window: int) -> float:
-        planned_per_s = self.outcome.planned_per_s
-        return FRAME_S if planned_per_s is None else max(FRAME_S, 3 * window / planned_per_s)
+            outcome.notes.append(f"the controller's journal is missing: {error}")
 
     async def _direct(self, stream: Stream) -> None:
         scenario = self.wishes.scenario
@@ -296,6 +292,12 @@ class Run:
         if document["technique"] != "none":
             return f"answers come by {document['technique']}"
         return "" if document["prepared"] else "spares are being loaded"
+
+
+def _frame_s(outcome: Outcome) -> float:
+    """How long an answer may take: also where a full window is under way, three times what the plan takes for it."""
+    planned_per_s = outcome.planned_per_s
+    return FRAME_S if planned_per_s is None else max(FRAME_S, 3 * outcome.window / planned_per_s)
 
 
 def _first_of(error: Exception) -> Exception:

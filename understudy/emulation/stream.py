@@ -7,7 +7,6 @@ import contextlib
 import json
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from broker import subjects
@@ -16,6 +15,9 @@ from understudy.client import Client, FrameRejectedError, FrameTimeoutError
 from understudy.emulation.disturbance import Answer
 from understudy.emulation.report import Outcome
 from understudy.emulation.samples import Sample
+
+TOLD = 5
+"""Frames that were answered twice of which a note tells more."""
 
 SETTLE_S = 1.0
 """How long after the last answer a second one is waited for."""
@@ -40,7 +42,7 @@ class Stream:
         self._room = asyncio.Semaphore(window)
         self._clock, self._began_s = clock, clock()
         self._token = f"emulate-{secrets.token_hex(4)}"
-        self._heard: Counter[str] = Counter()
+        self._heard: dict[str, list[str]] = {}
         self._progress = asyncio.Event()
 
     @property
@@ -75,7 +77,10 @@ class Stream:
                 group.create_task(self._publish(number), name=f"frame-{number}")
         self._outcome.elapsed_s = self.now_s
         await asyncio.sleep(SETTLE_S)
-        self._outcome.twice = sum(1 for count in self._heard.values() if count > 1)
+        doubled = {own: said for own, said in self._heard.items() if len(said) > 1}
+        self._outcome.twice = len(doubled)
+        for own, said in list(doubled.items())[:TOLD]:
+            self._outcome.notes.append(f"frame {own.rpartition('-')[2]} was answered twice: {'; '.join(said)}")
 
     async def _publish(self, number: int) -> None:
         sample = self._samples[number % len(self._samples)]
@@ -102,6 +107,8 @@ class Stream:
 
     async def _on_out(self, message: Message) -> None:
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            own = json.loads(bytes(message.data))["id"]
+            document = json.loads(bytes(message.data))
+            own = document["id"]
             if own.startswith(self._token):
-                self._heard[own] += 1
+                said = f"at {self.now_s:.2f} s by epoch {document['epoch']}, {document['technique']}"
+                self._heard.setdefault(own, []).append(said)

@@ -1,0 +1,1 @@
+"""What codecs for activations bring, and what they cost."""
