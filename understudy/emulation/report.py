@@ -17,8 +17,8 @@ class Outcome:
 
     Attributes:
         began_at: when the stream began, seconds since 1970.
+        streamed_s, elapsed_s: when the last frame was published, and when all were answered, since then.
         episodes: the controller's journal of it.
-        streamed_s, elapsed_s: when the last frame was published, and when all were answered.
     """
 
     began_at: float = 0.0

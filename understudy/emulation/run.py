@@ -119,6 +119,7 @@ class Run:
         """Stream, and carry out the scenario meanwhile."""
         wishes = self.wishes
         await self._stream(self.outcome, self._direct, rate_per_s=wishes.rate_per_s, window=self.outcome.window)
+        await self._read_journal()
 
     async def stream(self, seconds: float, window: int, *, frames: int = 0) -> Outcome:
         """Stream at full rate with so many frames under way, at least so long and so many; all are answered at the end.
@@ -155,19 +156,18 @@ class Run:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(stream.run(over.is_set), name="stream")
                     group.create_task(end(stream), name="scenario")
-            await self._read_journal(outcome)
         except UnknownPipelineError as error:
             raise EmulationError(str(error)) from error
         except ExceptionGroup as group_error:
             raise _first_of(group_error) from None
 
-    async def _read_journal(self, outcome: Outcome) -> None:
+    async def _read_journal(self) -> None:
         assert self._broker is not None  # noqa: S101 - open comes first
         try:
             records = await read_journal(self._broker, self.layout.pipeline)
-            outcome.episodes = [parse_episode(record) for record in records]
+            self.outcome.episodes = [parse_episode(record) for record in records]
         except (BrokerError, EventError) as error:
-            outcome.notes.append(f"the controller's journal is missing: {error}")
+            self.outcome.notes.append(f"the controller's journal is missing: {error}")
 
     async def _direct(self, stream: Stream) -> None:
         scenario = self.wishes.scenario
