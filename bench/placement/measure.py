@@ -69,7 +69,7 @@ QUICK = Scope(
     seeds=1,
     randoms=1,
     twice=False,
-    methods=("greedy", "random"),
+    methods=("random",),
     effort=Effort(seconds=8.0, most_s=10.0, again=0, alone_frames=2),
 )
 MODERATE = Scope(
