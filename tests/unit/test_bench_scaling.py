@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from bench import emulating, harness
+from bench import harness
 from bench.document import Figure
 from bench.networks import chain_of, network
-from bench.scaling.__main__ import main, parse, scope_of
+from bench.scaling.__main__ import parse, scope_of
 from bench.scaling.points import FULL, MODERATE, QUICK, Point, Series, cluster_of, falls, memory_bytes
 from bench.scaling.report import details, figures, show
 from planner.cluster import Cluster
 from planner.solve import solve
 from tests.unit.deployments import deployment
-from understudy.emulation.errors import EmulationError
 from understudy.emulation.links import with_machines
 
 SERIES = Series(model="mobilenetv2", bandwidth="10mbit")
@@ -184,12 +186,16 @@ def test_the_document_is_json_and_the_table_says_what_is_wrong(tmp_path: Path) -
     assert "no plan fits" in capture.get()
 
 
-def test_without_an_engine_the_exit_code_is_2_and_the_message_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    async def none() -> str:
-        raise EmulationError("no Docker engine answers: start it")
-
-    monkeypatch.setattr(emulating.engine, "check_engine", none)
-    assert main(["--quick"]) == 2
-    assert "no Docker engine answers: start it" in capsys.readouterr().out
+def test_without_an_engine_the_exit_code_is_2_and_the_message_says_what_to_do() -> None:
+    # A process of its own: a benchmark sets up the logs.
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.scaling", "--quick"],
+        env={**os.environ, "DOCKER_HOST": "unix:///nonexistent", "COLUMNS": "1000"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "start it" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
