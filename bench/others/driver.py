@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,10 @@ LARGEST_DEVIATION = 1e-3
 
 class Chain(Protocol):
     """A system that runs. Frames are answered in the order in which they were sent."""
+
+    @property
+    def polling(self) -> Sequence[int]:
+        """Processes that use the cores also while they have nothing to do."""
 
     def pids(self) -> Mapping[str, int]:
         """All of its processes by role, this one among them."""
@@ -125,6 +130,7 @@ def serve(chain: Chain, work: Work, requests: TextIO, answers: TextIO) -> None:
     """Until `requests` ends."""
     driver = Driver(chain, work)
     for line in requests:
+        _signal(chain.polling, signal.SIGCONT)
         match json.loads(line):
             case {"do": "check"}:
                 _answer(answers, {"wrong": driver.check(), "frames": len(work.frames)})
@@ -134,6 +140,13 @@ def serve(chain: Chain, work: Work, requests: TextIO, answers: TextIO) -> None:
                 _answer(answers, driver.singles(seconds))
             case other:
                 raise ValueError(f"not a request: {other}")
+        # The cores are for another system now.
+        _signal(chain.polling, signal.SIGSTOP)
+
+
+def _signal(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        os.kill(pid, number)
 
 
 def _answer(answers: TextIO, value: Any) -> None:

@@ -14,6 +14,8 @@ from bench.others.work import Scores, Work
 class RayActors:
     """The program that calls the actors: it holds a reference for each frame under way."""
 
+    polling: Sequence[int] = ()
+
     def __init__(self, actors: Sequence[Any], actor_pids: Sequence[int]) -> None:
         self._actors = actors
         self._actor_pids = actor_pids

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from bench.others.ray_cluster import ANSWER_S, cluster, processes
@@ -21,6 +23,11 @@ class RayGraph:
         self._graph = graph
         self._actor_pids = actor_pids
         self._references: deque[Any] = deque()
+
+    @property
+    def polling(self) -> Sequence[int]:
+        """The stages look at their channels in a loop."""
+        return self._actor_pids
 
     def pids(self) -> Mapping[str, int]:
         return processes(self._actor_pids)
@@ -49,4 +56,7 @@ def start(work: Work) -> Iterator[RayGraph]:
         try:
             yield RayGraph(graph, actor_pids)
         finally:
-            graph.teardown()
+            for pid in actor_pids:  # the driver may have stopped them
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+            graph.teardown(kill_actors=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -31,6 +31,8 @@ class Network:
 class Single:
     """A frame waits until its answer is wanted: there is nobody else to compute it."""
 
+    polling: Sequence[int] = ()
+
     def __init__(self, network: Network) -> None:
         self._network = network
         self._frames: deque[bytes] = deque()
@@ -47,6 +49,8 @@ class Single:
 
 class Pool:
     """T threads, each with a frame of its own: onnxruntime lets go of the interpreter while it computes."""
+
+    polling: Sequence[int] = ()
 
     def __init__(self, network: Network, executor: ThreadPoolExecutor) -> None:
         self._network = network

@@ -55,6 +55,8 @@ def unpack(parts: Sequence[Buffer]) -> tuple[int, dict[str, Tensor]]:
 class Zeromq:
     """The client: a PUSH socket to the first stage, a PULL socket from the last."""
 
+    polling: Sequence[int] = ()
+
     def __init__(self, work: Work, push: Any, pull: Any, pids: Mapping[str, int]) -> None:
         self._work = work
         self._push = push

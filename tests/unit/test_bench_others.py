@@ -37,6 +37,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
 class Echo:
     """Answers with made-up scores; `mistaken` frames, counted from 0, get those of another class."""
 
+    polling = ()
+
     def __init__(self, work: Work, mistaken: tuple[int, ...] = ()) -> None:
         self._work = work
         self._mistaken = mistaken
