@@ -15,7 +15,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 import structlog
@@ -46,8 +46,8 @@ _HAND_OVER, _WHAT = b"hand over", b"what"
 that asks behind it, in decimal digits); which it holds."""
 
 LONG_S = 2.0
-"""A frame that waits at the standby head for so long may be answered: the head is asked. Servers of a cluster hear of a
-new subscription one after the other: for a moment one hands on frames, while another does not hand on results."""
+"""A frame that waits at the standby head for so long may be answered: the head is asked. What servers of a cluster have
+for each other is lost where the link between them is."""
 
 SHARED_S = 30.0
 """A head that has handed over has finished what it holds, or lost it, after so long."""
@@ -67,6 +67,7 @@ class Leadership:
         self._broker = broker
         self._executor = executor
         self._subscribed: dict[str, Subscription] = {}
+        self._subscribing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._fence: Fence | None = None
         self._fence_task: asyncio.Task[None] | None = None
@@ -95,7 +96,8 @@ class Leadership:
 
     @property
     def stands_by(self) -> bool:
-        return self._standby is not None and not self.leads
+        """Whether it hears frames and results for another node's head."""
+        return self._standby is not None and not self.leads and not self._inputs().isdisjoint(self._subscribed)
 
     async def follow(self, deployment: Deployment | None, *, send: Send, drain: bool, previous_head: str) -> None:
         """Take the role that the deployment's route gives to this node; none where it has no part in the route.
@@ -119,7 +121,7 @@ class Leadership:
             self.give_up()
             await self._step_down()  # whoever leads now has sent again what was held here
         if deployment is not None and route is not None and route.standby_head == self._node:
-            await self._stand_by(deployment)
+            await self._stand_by(deployment, previous_head)
         elif not self.leads:
             self._end_standby()
         await self._unsubscribe_stale()
@@ -162,7 +164,7 @@ class Leadership:
 
     # ---- roles -------------------------------------------------------------------------------------------------
 
-    async def _stand_by(self, deployment: Deployment) -> None:
+    async def _stand_by(self, deployment: Deployment, previous_head: str) -> None:
         pipeline, flow = deployment.assignment.pipeline, deployment.assignment.flow
         self._pipeline = pipeline
         knows = self._standby is not None
@@ -171,7 +173,16 @@ class Leadership:
         self._other = deployment.route.head
         if self._other != self._node and self._keeping_up is None:
             # Not awaited: a head that has just died lets its questioner wait, and the next route may come meanwhile.
-            self._keeping_up = asyncio.create_task(self._keep_up(pipeline, knows=knows), name="standby-head")
+            heads = [] if knows else [node for node in {self._other, previous_head} if node not in ("", self._node)]
+            self._keeping_up = asyncio.create_task(self._keep_up(pipeline, flow, heads), name="standby-head")
+
+    async def _begin_standby(self, pipeline: str, flow: FlowSettings) -> None:
+        """Results first: a frame that is heard of is then never kept for longer than until its result."""
+        self._stands_by_since_s = time.monotonic()
+        # Of live video only the newest frame is worth going on with.
+        frames = 1 if flow.delivery == "latest" else flow.queue_frames
+        self._standby = StandbyHead(frames=frames, size_bytes=flow.queue_bytes)
+        await self._subscribe(subjects.results_out(pipeline), self._on_result)
 
     def _end_standby(self) -> None:
         self._standby = None
@@ -179,11 +190,20 @@ class Leadership:
             self._keeping_up.cancel()
             self._keeping_up = None
 
-    async def _keep_up(self, pipeline: str, *, knows: bool) -> None:
-        """Ask the head what it holds: in the beginning, where this node does not know it, and whenever frames wait for
-        long. Until cancelled."""
+    async def _keep_up(self, pipeline: str, flow: FlowSettings, heads: Sequence[str]) -> None:
+        """Hear the frames, and ask the head what it holds: in the beginning, and whenever frames wait for long. Until
+        cancelled.
+
+        Args:
+            heads: nodes with heads whose results are not heard yet; none where this node knows all that is held. In a
+                cluster, servers hear of a new subscription one after the other. An answer of theirs says that theirs
+                has heard of the one to the results.
+        """
         standby = self._standby
         assert standby is not None  # noqa: S101 - it has just begun
+        await asyncio.gather(*(self._ask(pipeline, head, _WHAT) for head in heads))
+        await self._subscribe(_input(pipeline, flow), self._on_frame)
+        knows = not heads
         while True:
             before_s = time.monotonic() - LONG_S
             if not knows or standby.oldest_s < before_s:
@@ -195,19 +215,11 @@ class Leadership:
                 knows = knows or entries is not None
             await asyncio.sleep(LONG_S)
 
-    async def _begin_standby(self, pipeline: str, flow: FlowSettings) -> None:
-        self._stands_by_since_s = time.monotonic()
-        # Of live video only the newest frame is worth going on with.
-        frames = 1 if flow.delivery == "latest" else flow.queue_frames
-        self._standby = StandbyHead(frames=frames, size_bytes=flow.queue_bytes)
-        # Results first: a frame that is seen is then never kept for longer than until its result.
-        await self._subscribe(subjects.results_out(pipeline), self._on_result)
-        await self._subscribe(_input(pipeline, flow), self._on_frame)
-
     async def _take_over(self, deployment: Deployment, send: Send, previous_head: str) -> None:
         pipeline = deployment.assignment.pipeline
         knows = time.monotonic() - self._stands_by_since_s > KNOWS_AFTER_S
-        await self._stand_by(deployment)
+        await self._stand_by(deployment, previous_head)
+        await self._subscribe(_input(pipeline, deployment.assignment.flow), self._on_frame)
         standby = self._standby
         assert standby is not None  # noqa: S101 - _stand_by made it
         question = b"%s %d" % (_HAND_OVER, deployment.epoch)
@@ -281,10 +293,12 @@ class Leadership:
 
     async def _on_handover(self, message: Message) -> None:
         """Another node begins to stand by, or leads from now on."""
-        if not message.reply or self.head is None or not self.leads:
+        if not message.reply or self.head is None:
             return
         if message.data == _WHAT:
             await self._publish(message.reply, b"".join(entry(frame_id) for frame_id in self.head.held_ids()))
+            return
+        if not self.leads:
             return
         words, _, epoch = bytes(message.data).rpartition(b" ")
         if words != _HAND_OVER or not epoch.isdigit() or int(epoch[:20]) <= self._epoch:
@@ -383,8 +397,9 @@ class Leadership:
             log.warning("publish-failed", subject=subject, reason=str(error))
 
     async def _subscribe(self, subject: str, handler: Handler) -> None:
-        if subject not in self._subscribed:
-            self._subscribed[subject] = await self._broker.subscribe(subject, handler)
+        async with self._subscribing:
+            if subject not in self._subscribed:
+                self._subscribed[subject] = await self._broker.subscribe(subject, handler)
 
     def _inputs(self) -> set[str]:
         return {subjects.frames_in(self._pipeline), subjects.feed(self._pipeline)}
@@ -396,9 +411,11 @@ class Leadership:
 
     def _needed(self) -> set[str]:
         """What the roles of now listen to."""
-        needed = set()
+        needed: set[str] = set()
         if self.leads:
-            needed = {*self._inputs(), subjects.handover(self._pipeline, self._node)}
+            needed = self._inputs()
+        if self.head is not None:
+            needed |= {subjects.handover(self._pipeline, self._node)}
         if self._standby is not None:
             needed |= {*self._inputs(), subjects.results_out(self._pipeline)}
         if self.head is not None and (self._shared or not self.leads):

@@ -142,6 +142,7 @@ async def pair(executor: ThreadPoolExecutor) -> AsyncIterator[Pair]:
     await own.user.subscribe(subjects.lead("p"), own.news)
     for machine in (own.a, own.b):
         await machine.follow(1, "a", "b")
+    await eventually(lambda: own.b.lead.stands_by)
     yield own
     for machine in (own.a, own.b):
         await machine.crash()
