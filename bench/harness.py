@@ -21,7 +21,8 @@ from rich.console import Console
 
 from broker.errors import UnderstudyError
 from understudy.logs import set_up_logs
-from understudy.machine import cores, processor
+from understudy.machine import cores as cores
+from understudy.machine import processor
 from understudy.settings import Settings, read_settings
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
