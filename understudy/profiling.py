@@ -18,7 +18,8 @@ from planner.profile import Profile, Sample
 from stages.errors import ModelError
 from stages.features import FEATURES, features, kind_of
 from stages.layers import Layer, fused_layers
-from stages.layersamples import QUICK, Box, sample
+from stages.layersamples import sample
+from stages.sketch import QUICK, Box
 from stages.timing import QUICK as QUICK_ROUNDS
 from stages.timing import LayerTimer, Rounds
 from understudy.machine import cores, processor

@@ -9,7 +9,8 @@ import pytest
 from stages.features import FEATURES, features, kind_of, layer_flops
 from stages.layermodels import layer_feeds, layer_model
 from stages.layers import Layer, Operand, as_it_is, fused_layers
-from stages.layersamples import PATTERNS, QUICK, Box, cycle, sample
+from stages.layersamples import PATTERNS, cycle, sample
+from stages.sketch import QUICK, Box
 from tests.onnx_models import Net, resnet
 
 
