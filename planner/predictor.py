@@ -1,9 +1,10 @@
 """Predicts the seconds of layers from a machine's profile (CONTINUER, section "Latency prediction model").
 
 For each type of layer a roofline t0(x) (`planner.roofline`) is fitted per layout, since kernels for another layout are
-other kernels, and boosted trees g on log(t / t0): the prediction is t0(x) exp(g(x)), so that beyond the range of the
-samples it goes on as operations and bytes do. Its interval is conformal: the residuals r of samples that the trees did
-not see have a quantile q, and 95 of 100 times the truth is within [t exp(-q), t exp(q)].
+other kernels, and boosted trees g on log(t / t0): the prediction is t0(x) exp(s g(x)), so that beyond the range of the
+samples it goes on as operations and bytes do; s, 0 to 1, is what the trees are worth on samples that they did not see.
+Its interval is conformal: the residuals r of those samples have a quantile q, and 95 of 100 times the truth is within
+[t exp(-q), t exp(q)].
 
 A type without enough samples is predicted from operations and bytes alone: by its own roofline where it has a few
 samples, else by one over all types. The prediction says so, and its interval is as wide as these samples differ.
@@ -98,6 +99,7 @@ class _KindModel:
     trees: boosting.Model | None
     quantile: float
     largest: Floats
+    shrink: float = 1.0
 
 
 class Predictor:
@@ -192,13 +194,22 @@ def fit_kind(profile: Profile, samples: Sequence[Sample], settings: Mapping[str,
     target, inputs = np.log(seconds / crude), _inputs(rows, crude)
     weights, groups = worth(samples), np.array([sample.index for sample in samples])
     unseen = boosting.left_out(inputs, target, weights, groups, settings, seed=seed)
+    shrink = _shrink(target, unseen, weights)
     trees = boosting.fit(inputs, target, weights, settings, seed=seed)
     return _KindModel(
         base=base,
         trees=trees,
-        quantile=conformal(np.abs(target - unseen)),
+        quantile=conformal(np.abs(target - shrink * unseen)),
         largest=np.stack(_work(profile, rows), axis=1).max(axis=0),
+        shrink=shrink,
     )
+
+
+def _shrink(target: Floats, unseen: Floats, weights: Floats) -> float:
+    """How much of what the trees say is worth adding, by samples that they did not see: 1 all of it, 0 nothing, where a
+    type keeps to its roofline and the trees only repeat noise."""
+    power = float((weights * unseen**2).sum())
+    return min(1.0, max(0.0, float((weights * target * unseen).sum()) / power)) if power > 0 else 0.0
 
 
 def _crude(profile: Profile, samples: Sequence[Sample], least_factor: float) -> _KindModel:
@@ -218,7 +229,7 @@ def predicted_seconds(profile: Profile, model: _KindModel, rows: Floats) -> Floa
     crude = model.base.seconds(profile, rows)
     if model.trees is None:
         return crude
-    return np.asarray(crude * np.exp(np.asarray(model.trees.predict(_inputs(rows, crude)))))
+    return np.asarray(crude * np.exp(model.shrink * np.asarray(model.trees.predict(_inputs(rows, crude)))))
 
 
 def tuning_data(profile: Profile, samples: Sequence[Sample]) -> tuple[Floats, Floats, Floats, NDArray[np.int64]]:
