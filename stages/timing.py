@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
+from stages.engine import Engine
 from stages.errors import EngineError, ModelError
 from stages.layermodels import layer_feeds, layer_model
 from stages.layers import Layer, Operand, as_it_is
+from stages.tensor import TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,6 +108,7 @@ class LayerTimer:
 
     Attributes:
         overhead_s: o, of a run without a layer.
+        stage_s: the same in the engine that stages are run by, which looks after their tensors.
         reference_s: the reference's best run; give it back to go on with an earlier session's measurements.
     """
 
@@ -124,6 +127,7 @@ class LayerTimer:
         self._reference = self._runner(REFERENCE, 4)
         self.reference_s = min([self._reference() for _ in range(50)] + ([reference_s] if reference_s else []))
         self.overhead_s = self._overhead()
+        self.stage_s = self._stage_overhead()
 
     def time(self, layers: Sequence[Layer]) -> list[Timing | None]:
         """What each of the layers takes; None for one that cannot be run by itself. The sessions of all of them are in
@@ -164,6 +168,20 @@ class LayerTimer:
         pairs = [(one(), many()) for _ in range(200)]
         first, last = (float(np.quantile(side, QUANTILE)) for side in zip(*pairs, strict=True))
         return max(0.0, first - (last - first) / 64)
+
+    def _stage_overhead(self) -> float:
+        spec = TensorSpec(name="o0_0", dtype="float32", shape=(1,), example_shape=(1,))
+        engine, feeds = Engine.load(layer_model(EMPTY), outputs=(spec,), threads=self._threads), layer_feeds(EMPTY)
+        bare = self._runner(EMPTY, 1)
+
+        def run() -> float:
+            start = self._clock()
+            engine.run(feeds)
+            return self._clock() - start
+
+        pairs = [(bare(), run()) for _ in range(200)]
+        without, within = (float(np.quantile(side, QUANTILE)) for side in zip(*pairs, strict=True))
+        return self.overhead_s + max(0.0, within - without)
 
     def _runner(self, layer: Layer, copies: int) -> Callable[[], float]:
         """A function that runs the layer's copies and returns the seconds; it has been run before."""

@@ -121,7 +121,7 @@ def profile_machine(
     return Profile(
         machine={**conditions.machine, "seed": options.seed, "quick": options.quick},
         feature_names=FEATURES,
-        overhead_s=timer.overhead_s,
+        overhead_s=timer.stage_s,
         samples=tuple(layer for entry in entries for layer in entry.layers),
     )
 
@@ -229,7 +229,7 @@ def transfer(
         ratios[kind] = float(np.exp(statistics.median(logs)))
         spreads[kind] = float(np.quantile(np.abs(np.asarray(logs) - statistics.median(logs)), 0.95))
     machine = {**machine_facts(threads), "seed": options.seed, "quick": options.quick, "like": dict(profile.machine)}
-    overhead_s = profile.overhead_s if clocked is None else clocked.overhead_s
+    overhead_s = profile.overhead_s if clocked is None else clocked.stage_s
     return replace(profile, machine=machine, ratios=ratios, ratio_spreads=spreads, overhead_s=overhead_s)
 
 
