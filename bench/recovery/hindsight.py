@@ -141,16 +141,16 @@ def _of_row(row: Row, judge: Judge) -> list[Forced]:
                 accuracy_noise=judge.noise(parts),
                 estimated_latency_ms=estimates["latency_ms"],
                 latency_ms=statistics.median(latencies),
-                latency_noise_ms=_error(latencies),
+                latency_noise_ms=error_of_median(latencies),
                 estimated_downtime_ms=estimates["downtime_ms"],
                 downtime_ms=statistics.median(firsts),
-                downtime_noise_ms=_error(firsts),
+                downtime_noise_ms=error_of_median(firsts),
             )
         )
     return found
 
 
-def _error(values: Sequence[float]) -> float:
+def error_of_median(values: Sequence[float]) -> float:
     """One standard error of the median, from the quartiles (1.25 sigma / sqrt(n), sigma = IQR / 1.35); of fewer than
     four values infinite."""
     if len(values) < 4:

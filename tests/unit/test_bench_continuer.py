@@ -1,0 +1,94 @@
+"""The arithmetic of `bench.continuer`: divisions of images, paths of parts, and what the scheduler is judged by."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench.continuer.accuracy import Answers, divide
+from bench.continuer.scheduler import SETS, score
+from bench.continuer.scheduler_measure import Heal, answers
+from bench.recovery.hindsight import Forced
+from planner.part import Part, stage_part
+from stages.engine import Engine
+from stages.graph import ModelGraph
+from understudy.data import digits_bundle
+
+PART = Part(technique="stand-in", first_block=1, end_block=2, variant="small")
+
+
+def of_images(right: np.ndarray, healthy: np.ndarray) -> Answers:
+    return Answers(right=right, same=right == healthy, healthy=healthy)
+
+
+def test_a_part_that_is_right_where_the_network_is_has_no_anchored_error() -> None:
+    healthy = np.random.default_rng(1).random(400) < 0.7
+    (found,) = divide([PART], of_images(healthy[None], healthy), 50, "labelled")
+    assert found.anchored == pytest.approx(0.0, abs=1e-12)
+    assert found.raw > 0.01
+    assert found.covered == 1.0
+
+
+def test_the_widened_interval_covers_fresh_images_95_times_of_100() -> None:
+    random = np.random.default_rng(2)
+    right = random.random((40, 1000)) < 0.8
+    found = divide([PART] * 40, of_images(right, np.ones(1000, bool)), 200, "labelled")
+    assert np.mean([one.covered_fresh for one in found]) == pytest.approx(0.95, abs=0.02)
+    assert np.mean([one.covered for one in found]) < 0.9
+
+
+def test_images_on_which_network_and_part_are_better_alike_mislead_only_the_raw_error() -> None:
+    random = np.random.default_rng(3)
+    healthy = random.random(4000) < 0.8
+    right = healthy & (random.random(4000) < 0.75)
+    seen_healthy = np.ones(4000, bool)
+    seen = of_images((random.random(4000) < 0.75)[None], seen_healthy)
+    (found,) = divide([PART], of_images(right[None], healthy), 20, "training images", seen)
+    assert found.raw > 0.2
+    assert found.anchored < 0.05
+
+
+def test_a_path_answers_as_its_parts_do_one_after_the_other() -> None:
+    graph = ModelGraph.load(digits_bundle().model_path)
+    chain, blocks = graph.chain(), len(graph.blocks)
+    paths = [[stage_part(chain, 0, cut), stage_part(chain, cut, blocks)] for cut in range(1, blocks)]
+    shape = graph.inputs[0].example_shape[1:]
+    inputs = np.random.default_rng(4).random((7, *shape), dtype=np.float32)
+    found = answers(graph, lambda part: graph.submodel(part.first_block, part.end_block), paths, inputs)
+    whole = Engine.load(graph.submodel(0, blocks), outputs=graph.outputs)
+    name = graph.outputs[0].name
+    own = [np.asarray(whole.run({graph.inputs[0].name: one[None]})[name]).argmax() for one in inputs]
+    assert len(found) == blocks - 1
+    for classes in found.values():
+        assert classes.tolist() == own
+
+
+def forced(technique: str, accuracy: float, latency_ms: float) -> Forced:
+    return Forced(
+        role="2 nodes node01",
+        technique=technique,  # type: ignore[arg-type]
+        times=9,
+        estimated_accuracy=accuracy,
+        accuracy=accuracy,
+        accuracy_noise=0.0,
+        estimated_latency_ms=latency_ms,
+        latency_ms=latency_ms,
+        latency_noise_ms=0.0,
+        estimated_downtime_ms=latency_ms,
+        downtime_ms=latency_ms,
+        downtime_noise_ms=0.0,
+    )
+
+
+def test_each_set_of_techniques_is_scored_on_its_own() -> None:
+    rows = [forced("standby", 0.9, 5.0), forced("exit", 0.7, 2.0), forced("skip", 0.5, 4.0)]
+    found = score(rows)
+    assert set(found) == set(SETS)
+    assert all(one.decisions == one.same == 36 for one in found.values())
+    assert {one.technique for one in found["the paper's"].forced} == {"exit", "skip"}
+
+
+def test_a_heal_is_learnt_as_recovery_learns_it() -> None:
+    heal = Heal(plan_s=0.01, load_s=0.2, load_bytes=10_000_000)
+    assert heal.load_fixed_s(100e6) == pytest.approx(0.1)
+    assert heal.load_fixed_s(1e6) > 0
