@@ -14,13 +14,21 @@ from typing import Any
 from rich.console import Console
 
 from bench import harness
-from bench.continuer import accuracy, accuracy_report, scheduler, scheduler_report
+from bench.continuer import (
+    accuracy,
+    accuracy_model,
+    accuracy_model_report,
+    accuracy_report,
+    scheduler,
+    scheduler_report,
+)
+from bench.continuer.histories import HistoryError, load_all, table
 from bench.document import BusyMeter, Figure, document
 from bench.prepared import NETWORKS
 from bench.subjects import MissingSubjectError
 
 PACKAGES = ("onnxruntime", "numpy")
-PARTS = ("scheduler", "accuracy")
+PARTS = ("scheduler", "accuracy", "accuracy-model")
 NODES = "4,8,16"
 
 
@@ -36,7 +44,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
         if "accuracy" in only:
             made, details["accuracy"] = measure_accuracy(options, console)
             figures += made
-    except MissingSubjectError as error:
+        if "accuracy-model" in only:
+            made, details["accuracy_model"] = measure_accuracy_model(options, console)
+            figures += made
+    except (MissingSubjectError, HistoryError) as error:
         console.print(f"[red]{error}[/]")
         return 1
     if options.json is not None:
@@ -66,6 +77,35 @@ def measure_accuracy(options: argparse.Namespace, console: Console) -> tuple[lis
     return accuracy_report.figures(found), found
 
 
+def measure_accuracy_model(options: argparse.Namespace, console: Console) -> tuple[list[Figure], Any]:
+    if options.histories is None:
+        console.print(
+            "[yellow]accuracy-model is left out:[/] --histories FOLDER, of python -m bench.continuer.training"
+        )
+        return [], {"left_out": "no histories"}
+    histories = load_all(options.histories)
+    rows = table(histories)
+    left_out = {}
+    for division in accuracy_model.DIVISIONS:
+        with console.status(f"accuracy from weights, divided by {division}"):
+            left_out[division] = accuracy_model.predict_left_out(rows, division)
+    scored = [one for name in left_out for one in accuracy_model.scores(rows, name, left_out[name])]
+    model = accuracy_model.make(rows, left_out, histories)
+    if options.write_model is not None:
+        options.write_model.write_text(model.to_json(), encoding="utf-8")
+    names = options.network or NETWORKS
+    tried = [one for name in names for one in accuracy_model.elsewhere(model, NETWORKS[name], options.nodes[0])]
+    accuracy_model_report.show(
+        console, scored, tried, f"python -m bench.continuer --only accuracy-model --histories {options.histories.name}"
+    )
+    return accuracy_model_report.figures(scored, tried), {
+        "made_from": model.made_from,
+        "reach": model.reach,
+        "scores": scored,
+        "elsewhere": tried,
+    }
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.continuer", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and images")
@@ -78,6 +118,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar=NODES,
         help="scheduler: of plans of so many nodes each is lost",
     )
+    parser.add_argument("--histories", type=Path, metavar="FOLDER", help="accuracy-model: what training made")
+    parser.add_argument("--write-model", type=Path, metavar="FILE", help="for understudy prepare --accuracy-model")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     return parser.parse_args(arguments)
 

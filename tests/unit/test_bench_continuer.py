@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from bench.continuer.accuracy import Answers, divide
+from bench.continuer.accuracy_model import folds, predict_left_out, scores
+from bench.continuer.histories import History, HistoryError, load_all, table
 from bench.continuer.scheduler import SETS, score
 from bench.continuer.scheduler_measure import Heal, answers
 from bench.recovery.hindsight import Forced
+from planner.accuracy import Variant
 from planner.part import Part, stage_part
 from stages.engine import Engine
 from stages.graph import ModelGraph
@@ -92,3 +97,72 @@ def test_a_heal_is_learnt_as_recovery_learns_it() -> None:
     heal = Heal(plan_s=0.01, load_s=0.2, load_bytes=10_000_000)
     assert heal.load_fixed_s(100e6) == pytest.approx(0.1)
     assert heal.load_fixed_s(1e6) > 0
+
+
+VARIANTS = (Variant(technique="none"), Variant(technique="skip", first_layer=1, end_layer=3))
+
+
+def history(name: str, network: str, family: str = "resnet", checkpoints: int = 4) -> History:
+    """Accuracy grows with the spread of the weights; a skip costs a fifth of it."""
+    random = np.random.default_rng(len(name))
+    made = History(
+        facts={
+            "name": name,
+            "network": network,
+            "family": family,
+            "pixels": 16,
+            "learning_rate": 0.1,
+            "batch_size": 32,
+            "optimiser": "sgd",
+        },
+        parameters=np.full(5, 100),
+        variants=VARIANTS,
+    )
+    for checkpoint in range(checkpoints):
+        accuracy = 0.2 + 0.6 * checkpoint / checkpoints + 0.01 * random.random()
+        made.epochs.append(checkpoint + 1.0)
+        made.statistics.append(np.full((5, 7), accuracy))
+        made.accuracies.append(np.array([accuracy, 0.8 * accuracy]))
+    return made
+
+
+def test_a_history_is_the_same_after_it_was_written_and_read(tmp_path: Path) -> None:
+    written = history("run1", "small")
+    written.save(tmp_path / "run1.npz")
+    (found,) = load_all(tmp_path)
+    assert found.facts == written.facts
+    assert found.variants == VARIANTS
+    assert found.epochs == written.epochs
+    assert np.allclose(found.accuracies, written.accuracies)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run1.npz"]
+
+
+def test_what_is_no_history_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HistoryError, match=r"bench\.continuer\.training makes them"):
+        load_all(tmp_path)
+    (tmp_path / "x.npz").write_bytes(b"PK")
+    with pytest.raises(HistoryError, match=r"x\.npz"):
+        load_all(tmp_path)
+
+
+def test_no_group_is_on_both_sides_and_every_row_is_tried_once() -> None:
+    groups = np.array([f"run{index % 7}" for index in range(100)])
+    tried = np.zeros(100)
+    for fitted, out in folds(groups):
+        assert not set(groups[fitted]) & set(groups[out])
+        tried += out
+    assert (tried == 1).all()
+
+
+def test_one_family_alone_cannot_be_tried_on_another() -> None:
+    assert list(folds(np.array(["resnet"] * 5))) == []
+
+
+def test_trees_learn_from_other_runs_what_the_weights_say() -> None:
+    pytest.importorskip("lightgbm", reason="pip install 'understudy[profile]'")
+    rows = table([history(f"run{index:03}", f"net{index % 3}", checkpoints=8) for index in range(10)])
+    assert len(rows.targets) == 10 * 8 * len(VARIANTS)
+    found = {one.technique: one for one in scores(rows, "run", predict_left_out(rows, "run"))}
+    assert set(found) == {"all", "none", "skip"}
+    assert found["all"].r2 > 0.9
+    assert found["none"].rows == 80

@@ -1,0 +1,223 @@
+"""The accuracy of a network, whole or with a part in place, where nothing can be measured: predicted from its weights
+and from how it was trained (CONTINUER, Majeed, Kilpatrick, Spence & Varghese 2022, section IV-B, table III).
+
+Features of a variant: statistics of the weights of each layer (mean, variance, percentiles), averaged over `BINS` equal
+runs of the depth, so that networks of any depth have the same; those of the layers that are replaced, and of the ones
+beside them; learning rate, epochs, batch size, optimiser; the technique, and which layers it replaces. Trees
+(LightGBM) give the accuracy. The interval is what holds for 95 of 100 variants of networks that the trees did not see.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT = 1
+KIND = "accuracy-model"
+BINS = 8
+TECHNIQUES = ("none", "exit", "skip", "int8", "int4")
+"""What a variant is: the whole network, an exit, a skip, or weights of 8 or 4 bits in the layers that are named."""
+
+OPTIMISERS = ("sgd", "adam")
+COVERED = 0.95
+
+Floats = NDArray[np.float64]
+
+
+class AccuracyModelError(ValueError):
+    """No usable accuracy model, or it cannot say anything of this network; says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How a network was trained; None: not known."""
+
+    learning_rate: float | None = None
+    epochs: float | None = None
+    batch_size: int | None = None
+    optimiser: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """L layers: statistics (L, s) and numbers of parameters (L,); see `stages.weights`."""
+
+    statistics: Floats
+    parameters: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A network whose layers [first_layer, end_layer) are replaced; of the whole network: none of them."""
+
+    technique: str
+    first_layer: int = 0
+    end_layer: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted:
+    """An accuracy, 0..1, and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def features(weights: Weights, training: Training, variant: Variant, *, pixels: int) -> Floats:
+    """One row. `pixels`: height x width of the input."""
+    table, layers = weights.statistics, len(weights.statistics)
+    if not layers:
+        raise AccuracyModelError("the network has no weights of two or more dimensions")
+    places = np.minimum(np.arange(layers) * BINS // layers, BINS - 1)
+    # A shallow network leaves bins empty: they take the nearest layer before.
+    binned = [
+        table[places == place] if (places == place).any() else table[[place * layers // BINS]] for place in range(BINS)
+    ]
+    first, end = variant.first_layer, variant.end_layer
+    replaced = table[first:end].mean(axis=0) if end > first else np.full(table.shape[1], math.nan)
+    before = table[first - 1] if end > first and first > 0 else np.full(table.shape[1], math.nan)
+    after = table[end] if end > first and end < layers else np.full(table.shape[1], math.nan)
+    total = weights.parameters.sum()
+    own = [
+        float(TECHNIQUES.index(variant.technique)),
+        first / layers,
+        end / layers,
+        (end - first) / layers,
+        float(weights.parameters[first:end].sum() / total),
+        float(layers),
+        math.log(total),
+        float(pixels),
+    ]
+    return np.concatenate([own, _training(training), *(rows.mean(axis=0) for rows in binned), replaced, before, after])
+
+
+TRAINING_COLUMNS = slice(8, 12)
+"""Those that may not be known."""
+
+
+def _training(training: Training) -> list[float]:
+    optimiser = training.optimiser
+    if optimiser is not None and optimiser not in OPTIMISERS:
+        raise AccuracyModelError(f"optimiser '{optimiser}' is none of {', '.join(OPTIMISERS)}")
+    numbers = (training.learning_rate, training.epochs, training.batch_size)
+    return [
+        *(math.nan if number is None else float(number) for number in numbers),
+        math.nan if optimiser is None else float(OPTIMISERS.index(optimiser)),
+    ]
+
+
+class Trees(Protocol):
+    def predict(self, data: Floats) -> Any: ...
+    def model_to_string(self) -> str: ...
+
+
+def fit_trees(rows: Floats, targets: Floats, *, seed: int = 0, rounds: int = 200) -> Trees:
+    """Rows (n, k), targets (n,). Every row is seen twice, the second time without what is known of the training: a
+    network that comes from elsewhere has none.
+
+    Raises:
+        AccuracyModelError: LightGBM is not installed.
+    """
+    blind = rows.copy()
+    blind[:, TRAINING_COLUMNS] = math.nan
+    settings = {
+        "objective": "regression",
+        "learning_rate": 0.1,
+        "num_leaves": 24,
+        "min_data_in_leaf": 6,
+        "feature_fraction": 0.7,
+        "lambda_l2": 0.5,
+        "seed": seed,
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": 1,
+        "verbosity": -1,
+    }
+    lightgbm = _lightgbm()
+    data = lightgbm.Dataset(np.concatenate([rows, blind]), np.concatenate([targets, targets]))
+    trees: Trees = lightgbm.train(settings, data, num_boost_round=rounds)
+    return trees
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyModel:
+    """Trees, and how far they are off.
+
+    Attributes:
+        trees: what predicts.
+        reach: by technique, half the width of the interval.
+        classes: of the networks that it was made from; it can say nothing of others.
+        made_from: for people: networks, checkpoints, images.
+    """
+
+    trees: Trees
+    reach: Mapping[str, float]
+    classes: int
+    made_from: Mapping[str, Any] = field(default_factory=dict)
+
+    def predict(self, rows: Sequence[Floats], techniques: Sequence[str]) -> list[Predicted]:
+        """Of n rows of `features`. Raises AccuracyModelError where it never saw a technique."""
+        values = np.clip(np.asarray(self.trees.predict(np.stack(rows)), np.float64), 0.0, 1.0).tolist()
+        found = []
+        for value, technique in zip(values, techniques, strict=True):
+            if technique not in self.reach:
+                raise AccuracyModelError(f"the accuracy model was made without '{technique}'")
+            reach = self.reach[technique]
+            found.append(Predicted(value=value, low=max(0.0, value - reach), high=min(1.0, value + reach)))
+        return found
+
+    def to_json(self) -> str:
+        document = {
+            "kind": KIND,
+            "format": FORMAT,
+            "classes": self.classes,
+            "reach": dict(self.reach),
+            "made_from": dict(self.made_from),
+            "trees": self.trees.model_to_string(),
+        }
+        return json.dumps(document, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> AccuracyModel:
+        """Raises AccuracyModelError: it is none, or LightGBM is not installed."""
+        try:
+            document = json.loads(text)
+            if document["kind"] != KIND or document["format"] != FORMAT:
+                raise AccuracyModelError(f"it is no {KIND} of format {FORMAT}")
+            reach = {str(name): float(value) for name, value in document["reach"].items()}
+            text, classes, made_from = str(document["trees"]), int(document["classes"]), dict(document["made_from"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, AccuracyModelError):
+                raise
+            raise AccuracyModelError(f"it is no {KIND}: {error}") from error
+        lightgbm = _lightgbm()
+        try:
+            trees = lightgbm.Booster(model_str=text)
+        except lightgbm.basic.LightGBMError as error:
+            raise AccuracyModelError(f"its trees cannot be read: {error}") from error
+        return cls(trees=trees, reach=reach, classes=classes, made_from=made_from)
+
+
+def reach_of(residuals: Floats) -> float:
+    """What 95 of 100 errors |predicted - true| do not exceed: the ceil(0.95 (n + 1))-th (split conformal)."""
+    ordered = np.sort(np.abs(residuals))
+    place = math.ceil(COVERED * (len(ordered) + 1)) - 1
+    return float(ordered[min(place, len(ordered) - 1)])
+
+
+def _lightgbm() -> Any:
+    try:
+        import lightgbm
+    except ImportError as error:
+        raise AccuracyModelError(
+            "predicting an accuracy needs the package lightgbm, which is not installed: "
+            "pip install 'understudy[profile]'"
+        ) from error
+    return lightgbm
