@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from planner.chain import Chain, ChainError
+from planner.chain import Chain, ChainError, SecondsSource
 from planner.cluster import Cluster, ClusterError, NodeSpec
 from understudy.fields import SizeOrZero
 from understudy.files import explain, read_yaml
@@ -41,6 +41,7 @@ class ChainFile(_Strict):
     block_peak_bytes: tuple[Count, ...]
     block_flops: tuple[Count, ...]
     block_seconds: dict[str, tuple[Number, ...]] = Field(default_factory=dict)
+    block_seconds_source: dict[str, SecondsSource] = Field(default_factory=dict)
 
 
 class NodeEntry(_Strict):

@@ -1,0 +1,353 @@
+"""Small ONNX models over the hyper-parameters of layers (CONTINUER, table I), for a machine's profile.
+
+Sample n is always the same: its pattern is the n-th of a fixed cycle, its hyper-parameters are the next point of a
+sequence that fills the box evenly (Roberts' additive recurrence, the generalised golden ratio), on logarithmic scales.
+Half of the sizes are snapped to those that networks really have. A grid over the same box would need thousands of
+points for what a few hundred tell.
+
+The models are as a framework exports them: what onnxruntime makes of them (`stages.layers`) is what is timed. Where a
+network has a layer behind a convolution, which gives it the blocked layout, half of the samples have one before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 20
+COMMON_SIZES = (1, 2, 4, 7, 8, 13, 14, 16, 27, 28, 32, 55, 56, 64, 112, 224)
+COMMON_CHANNELS = (3, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 576, 768, 960, 1024, 1280, 2048)
+DIMENSIONS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """The hyper-parameters that are sampled.
+
+    Attributes:
+        size: largest height and width.
+        channels: most channels.
+        width: most inputs or outputs of a dense layer.
+        elements: of the largest tensor.
+        flops: of the largest layer.
+    """
+
+    size: int = 224
+    channels: int = 2048
+    width: int = 4096
+    elements: int = 1_000_000
+    flops: float = 6e8
+
+
+QUICK = Box(size=32, channels=128, width=512, elements=64_000, flops=1e7)
+
+
+class Draw:
+    """One point of the sequence, taken coordinate by coordinate."""
+
+    def __init__(self, point: int, seed: int, box: Box) -> None:
+        root = _golden(DIMENSIONS)
+        offset = np.random.default_rng(seed).random(DIMENSIONS)
+        self._values = [float((offset[axis] + point * root ** -(axis + 1)) % 1.0) for axis in range(DIMENSIONS)]
+        self._next = 0
+        self.box = box
+
+    def share(self) -> float:
+        value = self._values[self._next % DIMENSIONS]
+        self._next += 1
+        return value
+
+    def pick(self, choices: tuple[Any, ...]) -> Any:
+        return choices[min(int(self.share() * len(choices)), len(choices) - 1)]
+
+    def number(self, low: int, high: int, common: tuple[int, ...] = ()) -> int:
+        """Log-uniform; the nearest common one in half of the cases."""
+        high = max(low, high)
+        share = self.share()
+        snap, share = share < 0.5, (2 * share) % 1.0
+        value = round(low * (high / low) ** share)
+        near = [size for size in common if low <= size <= high]
+        return min(near, key=lambda size: abs(math.log(size / max(1, value)))) if snap and near else value
+
+    def channels(self, most: int | None = None) -> int:
+        value = self.number(3, min(self.box.channels, most or self.box.channels), COMMON_CHANNELS)
+        return value if value < 8 else value - value % (8 if self.share() < 0.75 else 1)
+
+    def image(self, *, least: int = 1) -> tuple[int, int]:
+        """Channels, and height and width alike, within the box."""
+        size = self.number(least, self.box.size, COMMON_SIZES)
+        return self.channels(max(3, self.box.elements // size**2)), size
+
+
+class Sketch:
+    """A small graph under construction."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.draw = draw
+        self._nodes: list[Any] = []
+        self._weights: list[Any] = []
+        self._inputs: list[Any] = []
+        self._random = np.random.default_rng(0)
+
+    def input(self, *shape: int) -> str:
+        name = f"x{len(self._inputs)}"
+        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return name
+
+    def weight(self, *shape: int) -> str:
+        return self.constant((1 + 0.1 * self._random.standard_normal(shape, np.float32)).astype(np.float32))
+
+    def constant(self, values: Any) -> str:
+        name = f"w{len(self._weights)}"
+        self._weights.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
+        name = f"t{len(self._nodes)}"
+        self._nodes.append(helper.make_node(op_type, list(inputs), [name], **attributes))
+        return name
+
+    def conv(self, x: str, channels: int, filters: int, kernel: int, *, stride: int = 1, group: int = 1) -> str:
+        weight = self.weight(filters, channels // group, kernel, kernel)
+        pads = [kernel // 2] * 4
+        shape = {"kernel_shape": [kernel, kernel], "pads": pads, "strides": [stride, stride], "group": group}
+        return self.op("Conv", x, weight, self.weight(filters), **shape)
+
+    def feature_map(self, channels: int, size: int) -> str:
+        """An input, or in half of the cases what a small convolution makes of one."""
+        if self.draw.share() < 0.5:
+            return self.input(1, channels, size, size)
+        return self.conv(self.input(1, 8, size, size), 8, channels, 1)
+
+    def model(self, *outputs: str) -> bytes:
+        ends = [helper.make_empty_tensor_value_info(name) for name in outputs]
+        graph = helper.make_graph(self._nodes, "sample", self._inputs, ends, self._weights)
+        imports = [helper.make_opsetid("", OPSET)]
+        return bytes(helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString())
+
+
+def _activated(s: Sketch, x: str) -> str:
+    choice = s.draw.pick(("", "Relu", "Relu", "Clip"))
+    if choice == "Clip":
+        return s.op("Clip", x, s.constant(np.float32(0)), s.constant(np.float32(6)))
+    return s.op(choice, x) if choice else x
+
+
+def _filters(s: Sketch, channels: int, size: int, kernel: int, stride: int) -> int:
+    """As many as the box's limit of operations leaves room for."""
+    out = max(1, size // stride) ** 2
+    most = min(s.draw.box.flops / (2 * channels * kernel**2 * out), s.draw.box.elements / out)
+    return s.draw.channels(max(3, int(most)))
+
+
+def _convolution(s: Sketch, kernels: tuple[int, ...]) -> str:
+    channels, size = s.draw.image(least=1 if kernels == (1,) else 2)
+    kernel = s.draw.pick(kernels)
+    stride = s.draw.pick((1, 1, 1, 2))
+    filters = _filters(s, channels, size, kernel, stride)
+    x = s.conv(s.input(1, channels, size, size), channels, filters, kernel, stride=stride)
+    if s.draw.share() < 0.3:
+        out = (size + 2 * (kernel // 2) - kernel) // stride + 1
+        x = s.op("Add", x, s.conv(s.input(1, 8, out, out), 8, filters, 1))
+    return _activated(s, x)
+
+
+def _depthwise(s: Sketch) -> str:
+    channels, size = s.draw.image(least=2)
+    kernel, stride = s.draw.pick((3, 3, 3, 5, 7)), s.draw.pick((1, 1, 2))
+    return _activated(
+        s, s.conv(s.feature_map(channels, size), channels, channels, kernel, stride=stride, group=channels)
+    )
+
+
+def _grouped(s: Sketch) -> str:
+    channels, size = s.draw.image(least=2)
+    group = s.draw.pick((2, 3, 4, 8, 32))
+    channels = max(2, channels // group) * group
+    kernel, stride = s.draw.pick((1, 3, 3)), s.draw.pick((1, 1, 2))
+    filters = max(1, _filters(s, max(1, channels // group), size, kernel, stride) // group) * group
+    return _activated(
+        s, s.conv(s.input(1, channels, size, size), channels, filters, kernel, stride=stride, group=group)
+    )
+
+
+def _normalised(s: Sketch) -> str:
+    channels, size = s.draw.image()
+    x = s.feature_map(channels, size)
+    x = s.op("Relu", x)  # a batch normalisation behind a convolution would be folded into it
+    return s.op("BatchNormalization", x, *(s.constant(np.ones(channels, np.float32)) for _ in range(4)))
+
+
+def _pooled(s: Sketch, op_type: str) -> str:
+    channels, size = s.draw.image(least=3)
+    kernel, stride = s.draw.pick((2, 3, 3, 5)), s.draw.pick((1, 2, 2))
+    kernel = min(kernel, size)
+    pads = [s.draw.pick((0, kernel // 2))] * 4
+    shape = {"kernel_shape": [kernel, kernel], "strides": [stride, stride], "pads": pads}
+    return s.op(op_type, s.feature_map(channels, size), **shape)
+
+
+def _global_pool(s: Sketch) -> str:
+    channels, size = s.draw.image()
+    x = s.feature_map(channels, size)
+    if s.draw.share() < 0.5:
+        return s.op("GlobalAveragePool", x)
+    return s.op("ReduceMean", x, s.constant(np.array([2, 3])), keepdims=s.draw.pick((0, 1)))
+
+
+def _dense(s: Sketch) -> str:
+    inputs = s.draw.number(8, s.draw.box.width, COMMON_CHANNELS)
+    most = min(s.draw.box.width, s.draw.box.elements * 4 // inputs, int(s.draw.box.flops / (2 * inputs)))
+    outputs = s.draw.number(2, most, (10, 100, 1000, *COMMON_CHANNELS))
+    if s.draw.share() < 0.3:
+        rows = s.draw.number(1, min(256, max(1, int(s.draw.box.flops / (2 * inputs * outputs)))))
+        return s.op("MatMul", s.input(1, rows, inputs), s.weight(inputs, outputs))
+    x = s.op("Gemm", s.input(1, inputs), s.weight(outputs, inputs), s.weight(outputs), transB=1)
+    return s.op("Relu", x) if s.draw.share() < 0.4 else x
+
+
+def _matrix_product(s: Sketch) -> str:
+    heads, rows = s.draw.pick((1, 2, 4, 8, 12)), s.draw.number(1, s.draw.box.size)
+    depth, columns = s.draw.number(4, 256, (16, 32, 64, 128)), s.draw.number(1, s.draw.box.size)
+    return s.op("MatMul", s.input(1, heads, rows, depth), s.input(1, heads, depth, columns))
+
+
+def _binary(s: Sketch, *op_types: str) -> str:
+    channels, size = s.draw.image()
+    op_type = s.draw.pick(op_types)
+    x = s.feature_map(channels, size)
+    other = s.draw.share()
+    if other < 0.7:
+        return s.op(op_type, x, s.input(1, channels, size, size))
+    shape = (1, channels, 1, 1) if other < 0.9 else (1,)
+    return s.op(op_type, s.op("Relu", x), s.input(*shape))
+
+
+def _unary(s: Sketch, *op_types: str) -> str:
+    channels, size = s.draw.image()
+    return s.op(s.draw.pick(op_types), s.input(1, channels, size, size))
+
+
+def _clip(s: Sketch) -> str:
+    channels, size = s.draw.image()
+    return s.op("Clip", s.input(1, channels, size, size), s.constant(np.float32(0)), s.constant(np.float32(6)))
+
+
+def _concat(s: Sketch) -> str:
+    channels, size = s.draw.image()
+    count = s.draw.pick((2, 2, 3, 4))
+    part = max(1, channels // count)
+    return s.op("Concat", *(s.feature_map(part, size) for _ in range(count)), axis=1)
+
+
+def _local_response(s: Sketch) -> str:
+    channels, size = s.draw.image()
+    return s.op("LRN", s.input(1, channels, size, size), size=s.draw.pick((3, 5, 5, 7)))
+
+
+def _softmax(s: Sketch) -> str:
+    rows, columns = s.draw.number(1, 512), s.draw.number(2, s.draw.box.width, (10, 100, 1000))
+    rows = min(rows, max(1, s.draw.box.elements // columns))
+    return s.op("Softmax", s.input(rows, columns), axis=-1)
+
+
+def _layer_norm(s: Sketch) -> str:
+    rows, columns = s.draw.number(1, 512), s.draw.number(8, 1024, COMMON_CHANNELS)
+    rows = min(rows, max(1, s.draw.box.elements // columns))
+    return s.op("LayerNormalization", s.input(1, rows, columns), s.weight(columns), s.weight(columns), axis=-1)
+
+
+def _transpose(s: Sketch) -> str:
+    channels, size = s.draw.image()
+    if s.draw.share() < 0.5:
+        groups = s.draw.pick((2, 3, 4, 8))
+        x = s.input(1, groups, max(1, channels // groups), size, size)
+        return s.op("Transpose", x, perm=[0, 2, 1, 3, 4])
+    return s.op("Transpose", s.input(1, channels, size, size), perm=s.draw.pick(([0, 2, 3, 1], [0, 1, 3, 2])))
+
+
+def _reshape(s: Sketch) -> str:
+    channels, size = s.draw.image()
+    x = s.input(1, channels, size, size)
+    return s.op("Reshape", x, s.constant(np.array([1, channels * size, size])))
+
+
+def _slice(s: Sketch) -> str:
+    channels, size = s.draw.image(least=2)
+    ends, steps = np.array([size, size]), np.array([2, 2] if s.draw.share() < 0.5 else [1, 1])
+    starts = np.array([0, size // 3])
+    x = s.input(1, channels, size, size)
+    return s.op("Slice", x, s.constant(starts), s.constant(ends), s.constant(np.array([2, 3])), s.constant(steps))
+
+
+def _pad(s: Sketch) -> str:
+    channels, size = s.draw.image()
+    more = s.draw.pick((channels // 2, 1))
+    pads = [0, more, 0, 0, 0, more, 0, 0] if s.draw.share() < 0.5 else [0, 0, 1, 1, 0, 0, 1, 1]
+    return s.op("Pad", s.input(1, channels, size, size), s.constant(np.array(pads)), s.constant(np.float32(0)))
+
+
+Pattern = Callable[[Sketch], str]
+
+PATTERNS: Mapping[str, tuple[int, Pattern]] = {
+    "convolution": (8, lambda s: _convolution(s, (3, 3, 3, 5, 7))),
+    "point-wise convolution": (6, lambda s: _convolution(s, (1,))),
+    "depth-wise convolution": (4, _depthwise),
+    "grouped convolution": (3, _grouped),
+    "dense": (4, _dense),
+    "batch normalisation": (2, _normalised),
+    "ReLU": (2, lambda s: _unary(s, "Relu")),
+    "add": (3, lambda s: _binary(s, "Add")),
+    "global average pool": (2, _global_pool),
+    "max pool": (3, lambda s: _pooled(s, "MaxPool")),
+    "average pool": (3, lambda s: _pooled(s, "AveragePool")),
+    "concat": (2, _concat),
+    "multiply": (2, lambda s: _binary(s, "Mul")),
+    "clip": (1, _clip),
+    "LRN": (1, _local_response),
+    "softmax": (1, _softmax),
+    "sigmoid": (1, lambda s: _unary(s, "Sigmoid")),
+    "hard swish": (2, lambda s: _unary(s, "HardSwish", "HardSigmoid")),
+    "GELU": (1, lambda s: _unary(s, "Erf", "Tanh")),
+    "layer normalisation": (1, _layer_norm),
+    "matrix product": (2, _matrix_product),
+    "transpose": (2, _transpose),
+    "reshape": (1, _reshape),
+    "slice": (1, _slice),
+    "pad": (1, _pad),
+    "dropout": (1, lambda s: _unary(s, "Dropout")),
+}
+"""By the type of layer that it is about: how often in a cycle, and what makes the graph. At inference a
+Dropout is the identity: onnxruntime removes it, but where it makes the model's own output; there it is a copy, which is
+what is timed. Layers that re-order tensors come with the others."""
+
+
+def cycle() -> tuple[str, ...]:
+    """Patterns in the order in which they are sampled, the frequent ones spread out: whoever stops early has some of
+    each."""
+    places = [((turn + 0.5) / often, name) for name, (often, _) in PATTERNS.items() for turn in range(often)]
+    return tuple(name for _, name in sorted(places))
+
+
+def sample(index: int, *, seed: int = 0, box: Box | None = None) -> tuple[str, bytes]:
+    """Sample `index` >= 0: the name of its pattern, and a serialised model of it."""
+    order = cycle()
+    name = order[index % len(order)]
+    often, pattern = PATTERNS[name]
+    turn = sum(1 for other in order[: index % len(order)] if other == name)
+    draw = Draw(index // len(order) * often + turn, seed, box or Box())
+    sketch = Sketch(draw)
+    return name, sketch.model(pattern(sketch))
+
+
+def _golden(dimensions: int) -> float:
+    """The positive root of x^(d+1) = x + 1."""
+    root = 2.0
+    for _ in range(64):
+        root = (1 + root) ** (1 / (dimensions + 1))
+    return root
