@@ -18,6 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from planner import boosting
+
 FORMAT = 1
 KIND = "accuracy-model"
 BINS = 8
@@ -118,32 +120,28 @@ class Trees(Protocol):
     def model_to_string(self) -> str: ...
 
 
-def fit_trees(rows: Floats, targets: Floats, *, seed: int = 0, rounds: int = 200) -> Trees:
+SETTINGS: Mapping[str, Any] = {
+    "learning_rate": 0.1,
+    "num_leaves": 24,
+    "min_data_in_leaf": 6,
+    "rounds": 200,
+    "lambda_l2": 0.5,
+}
+
+
+def fit_trees(rows: Floats, targets: Floats, *, rounds: int = SETTINGS["rounds"]) -> Trees:
     """Rows (n, k), targets (n,). Every row is seen twice, the second time without what is known of the training: a
     network that comes from elsewhere has none.
 
     Raises:
-        AccuracyModelError: LightGBM is not installed.
+        MissingPackageError: LightGBM is not installed.
     """
     blind = rows.copy()
     blind[:, TRAINING_COLUMNS] = math.nan
-    settings = {
-        "objective": "regression",
-        "learning_rate": 0.1,
-        "num_leaves": 24,
-        "min_data_in_leaf": 6,
-        "feature_fraction": 0.7,
-        "lambda_l2": 0.5,
-        "seed": seed,
-        "deterministic": True,
-        "force_row_wise": True,
-        "num_threads": 1,
-        "verbosity": -1,
-    }
-    lightgbm = _lightgbm()
-    data = lightgbm.Dataset(np.concatenate([rows, blind]), np.concatenate([targets, targets]))
-    trees: Trees = lightgbm.train(settings, data, num_boost_round=rounds)
-    return trees
+    both, twice = np.concatenate([rows, blind]), np.concatenate([targets, targets])
+    trees: Any = boosting.fit(both, twice, np.ones(len(twice)), {**SETTINGS, "rounds": rounds}, seed=0)
+    found: Trees = trees
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +184,7 @@ class AccuracyModel:
 
     @classmethod
     def from_json(cls, text: str) -> AccuracyModel:
-        """Raises AccuracyModelError: it is none, or LightGBM is not installed."""
+        """Raises AccuracyModelError: it is none. MissingPackageError: LightGBM is not installed."""
         try:
             document = json.loads(text)
             if document["kind"] != KIND or document["format"] != FORMAT:
@@ -197,7 +195,9 @@ class AccuracyModel:
             if isinstance(error, AccuracyModelError):
                 raise
             raise AccuracyModelError(f"it is no {KIND}: {error}") from error
-        lightgbm = _lightgbm()
+        boosting.require("lightgbm")
+        import lightgbm
+
         try:
             trees = lightgbm.Booster(model_str=text)
         except lightgbm.basic.LightGBMError as error:
@@ -210,14 +210,3 @@ def reach_of(residuals: Floats) -> float:
     ordered = np.sort(np.abs(residuals))
     place = math.ceil(COVERED * (len(ordered) + 1)) - 1
     return float(ordered[min(place, len(ordered) - 1)])
-
-
-def _lightgbm() -> Any:
-    try:
-        import lightgbm
-    except ImportError as error:
-        raise AccuracyModelError(
-            "predicting an accuracy needs the package lightgbm, which is not installed: "
-            "pip install 'understudy[profile]'"
-        ) from error
-    return lightgbm

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.errors import UnderstudyError
 from planner.accuracy import AccuracyModel, AccuracyModelError, Predicted, Training, Variant, Weights, features
+from planner.boosting import MissingPackageError
 from understudy.fitting import Prepared
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def load_accuracy_model(path: Path) -> AccuracyModel:
         return AccuracyModel.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise PredictionError(f"cannot read '{path}': {error}") from error
+    except MissingPackageError as error:
+        raise PredictionError(str(error)) from error
     except AccuracyModelError as error:
         raise PredictionError(f"'{path}': {error}") from error
 

@@ -22,10 +22,15 @@ from bench.continuer import (
     scheduler,
     scheduler_report,
 )
-from bench.continuer.histories import HistoryError, load_all, table
+from bench.continuer.histories import load_all, table
 from bench.document import BusyMeter, Figure, document
 from bench.prepared import NETWORKS
 from bench.subjects import MissingSubjectError
+from broker.errors import UnderstudyError
+from planner.boosting import MissingPackageError
+from planner.predictor import Predictor
+from stages.latency import LatencyModel
+from understudy.profilefile import read_profile
 
 PACKAGES = ("onnxruntime", "numpy")
 PARTS = ("scheduler", "accuracy", "accuracy-model")
@@ -47,7 +52,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         if "accuracy-model" in only:
             made, details["accuracy_model"] = measure_accuracy_model(options, console)
             figures += made
-    except (MissingSubjectError, HistoryError) as error:
+    except (MissingSubjectError, MissingPackageError, UnderstudyError) as error:
         console.print(f"[red]{error}[/]")
         return 1
     if options.json is not None:
@@ -58,11 +63,12 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 def measure_scheduler(options: argparse.Namespace, console: Console) -> tuple[list[Figure], Any]:
     effort = scheduler.QUICK if options.quick else scheduler.Effort()
+    profile = None if options.profile is None else LatencyModel(Predictor(read_profile(options.profile)))
     found = []
     for name in options.network or NETWORKS:
         for count in options.nodes:
             with console.status(f"{NETWORKS[name].title} on {count} nodes"):
-                found.append(scheduler.measure(NETWORKS[name], count, effort))
+                found.append(scheduler.measure(NETWORKS[name], count, effort, profile))
     scheduler_report.show(console, found, "python -m bench.continuer --only scheduler")
     return scheduler_report.figures(found), scheduler_report.details(found)
 
@@ -118,6 +124,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar=NODES,
         help="scheduler: of plans of so many nodes each is lost",
     )
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="scheduler: of this machine, to predict latencies")
     parser.add_argument("--histories", type=Path, metavar="FOLDER", help="accuracy-model: what training made")
     parser.add_argument("--write-model", type=Path, metavar="FILE", help="for understudy prepare --accuracy-model")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")

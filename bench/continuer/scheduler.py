@@ -8,7 +8,8 @@ those of `bench.recovery.hindsight`.
 What a controller knows of latency when a node is lost can come from
 
 - `speed`: each node's operations per second on its own stage, as heartbeats tell, and the operations of the parts;
-- `calibrated`: 8 runs of each part where it is deployed.
+- `calibrated`: 8 runs of each part where it is deployed;
+- `profile`: the machine's profile (`understudy profile machine`), without any run of the network; where one is given.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ from recovery.spares import place_spares
 from stages.bundle import Bundle
 from stages.fitting import can_skip, part_of
 from stages.graph import ModelGraph
+from stages.latency import LatencyModel
 from understudy.config import UpConfig
 from understudy.planning import PipelinePlanner
 
-Source = Literal["speed", "calibrated"]
-SOURCES: tuple[Source, ...] = ("speed", "calibrated")
+Source = Literal["speed", "calibrated", "profile"]
 
 TECHNIQUES: tuple[Label, ...] = ("standby", "stand-in", "skip", "exit", "repartition")
 SETS: Mapping[str, frozenset[Label]] = {
@@ -132,7 +133,7 @@ class Emulated:
         speeds = {spot.node: spot.part.flops / times[spot.part.name] for spot in stages}
         timings = replace(Timings(), plan_s=heal.plan_s, load_fixed_s=heal.load_fixed_s(Timings().load_bytes_per_s))
         estimates = Estimates(chain=self.chain, healthy=self.healthy, speeds=speeds, timings=timings)
-        if source == "calibrated":
+        if source != "speed":
             names = [node.name for node in self.nodes]
             known = {name: dict.fromkeys(names, seconds) for name, seconds in times.items()}
             estimates = replace(estimates, part_seconds=known)
@@ -190,11 +191,15 @@ def judged(setup: Setup, options: Mapping[str, Mapping[Label, Option]], measured
     return found
 
 
-def measure(network: Network, count: int, effort: Effort) -> Quality:
+def measure(network: Network, count: int, effort: Effort, profile: LatencyModel | None = None) -> Quality:
     """One network on so many nodes.
 
+    Args:
+        profile: what predicts this machine; None: latencies are not predicted.
+
     Raises:
-        MissingSubjectError: it, or the images, are not on this machine.
+        MissingSubjectError: the network, or the images, are not on this machine.
+        MissingPackageError: there is a profile, and LightGBM is not installed.
     """
     bundle = prepared(network, (count,))
     graph = ModelGraph.load(bundle.model_path, shapes=bundle.manifest.shapes or None)
@@ -209,8 +214,11 @@ def measure(network: Network, count: int, effort: Effort) -> Quality:
     bench = Bench(graph, model, fresh.inputs[:1])
     bench.load(emulated.catalogue)
     bench.load(new_stages(graph, [emulated.plan]))
-    told = bench.time(CALIBRATION_RUNS)
-    setups = {source: emulated.setup(source, told, first_heal) for source in SOURCES}
+    timed_s = bench.time(CALIBRATION_RUNS)
+    told: dict[Source, Times] = {"speed": timed_s, "calibrated": timed_s}
+    if profile is not None:
+        told["profile"] = {part.name: profile.session(model(part)).seconds for part in bench.parts}
+    setups = {source: emulated.setup(source, times, first_heal) for source, times in told.items()}
     options = {source: forced_options(setup) for source, setup in setups.items()}
     survivors = {
         lost: [node for node in emulated.nodes if node.name != lost] for lost in sorted(setups["speed"].needed)
@@ -239,7 +247,7 @@ def measure(network: Network, count: int, effort: Effort) -> Quality:
     return Quality(
         network=network.name,
         nodes=count,
-        forced={source: judged(setups[source], options[source], measured, name) for source in SOURCES},
+        forced={source: judged(setups[source], options[source], measured, name) for source in setups},
         repeatability=measured.repeatability(),
         decisions=decision_times(setups["calibrated"], effort.decisions),
     )

@@ -72,11 +72,13 @@ class Bench:
         self._graph, self._model = graph, model
         self._feeds: dict[int, dict[str, Any]] = {0: {graph.inputs[0].name: image}}
         self._engines: dict[str, tuple[Engine, int]] = {}
+        self.parts: list[Part] = []
 
     def load(self, parts: Iterable[Part]) -> None:
         for part in parts:
             if part.name not in self._engines:
                 outputs = self._graph.cuts[part.end_block].tensors
+                self.parts.append(part)
                 self._engines[part.name] = (Engine.load(self._model(part), outputs=outputs), part.first_block)
 
     def time(self, runs: int) -> dict[str, float]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
-from bench.continuer.scheduler import SETS, SOURCES, Quality, Source, score
+from bench.continuer.scheduler import SETS, Quality, Source, score
 from bench.document import Figure, at_least, at_most
 from bench.prepared import NETWORKS
 from bench.recovery.figures import Spread
@@ -21,7 +21,11 @@ PAPER_DECISION = "1.83-16.82 ms"
 RIGHT = 0.999
 DECISION_MS = 1.0
 
-WORDS = {"speed": "the node's speed", "calibrated": "8 runs of each part"}
+WORDS: Mapping[Source, str] = {
+    "speed": "the node's speed",
+    "calibrated": "8 runs of each part",
+    "profile": "the machine's profile",
+}
 
 
 def show(console: Console, found: Sequence[Quality], command: str) -> None:
@@ -31,7 +35,7 @@ def show(console: Console, found: Sequence[Quality], command: str) -> None:
         "largest regret",
     )  # fmt: skip
     for one in found:
-        for source in SOURCES:
+        for source in one.forced:
             for name, scored in score(one.forced[source]).items():
                 title = NETWORKS[one.network].title
                 made.add_row(title, str(one.nodes), WORDS[source], name, str(scored.decisions), *_cells(scored))
@@ -64,19 +68,21 @@ def _cells(found: Hindsight) -> tuple[str, str, str]:
 def _show_errors(console: Console, found: Sequence[Quality]) -> None:
     made = table(
         "estimates against measurements, medians over failures",
-        "network", "nodes", "technique", "failures", "accuracy off", "latency off: speed", "8 runs",
+        "network", "nodes", "technique", "failures", "accuracy off", "latency off: speed", "8 runs", "profile",
         "repeatability", "pause estimated", "measured, ms",
     )  # fmt: skip
     for one in found:
-        rough, fine = one.forced["speed"], one.forced["calibrated"]
-        for technique in sorted({each.technique for each in fine}):
-            mine = [each for each in fine if each.technique == technique]
+        sources: tuple[Source, ...] = ("speed", "calibrated", "profile")
+        for technique in sorted({each.technique for each in one.forced["calibrated"]}):
+            mine = [each for each in one.forced["calibrated"] if each.technique == technique]
             accuracy = [abs(each.estimated_accuracy / each.accuracy - 1) for each in mine if each.accuracy]
             made.add_row(
                 NETWORKS[one.network].title, str(one.nodes), technique, str(len(mine)),
                 _percent(accuracy),
-                _percent([_latency_off(each) for each in rough if each.technique == technique]),
-                _percent([_latency_off(each) for each in mine]),
+                *(
+                    _percent([_latency_off(each) for each in one.forced.get(source, ()) if each.technique == technique])
+                    for source in sources
+                ),
                 f"{one.repeatability:.1%}",
                 _middle([each.estimated_downtime_ms - each.estimated_latency_ms for each in mine]),
                 _middle([each.downtime_ms - each.latency_ms for each in mine]),
@@ -86,7 +92,7 @@ def _show_errors(console: Console, found: Sequence[Quality]) -> None:
 
 def _show_wrong(console: Console, found: Sequence[Quality]) -> None:
     for one in found:
-        for source in SOURCES:
+        for source in one.forced:
             for name, scored in score(one.forced[source]).items():
                 if scored.wrong:
                     where = f"{one.network}, {WORDS[source]}, {name}"
@@ -111,7 +117,7 @@ def figures(found: Sequence[Quality]) -> list[Figure]:
     for name in dict.fromkeys(one.network for one in found):
         mine = [one for one in found if one.network == name]
         title = NETWORKS[name].title
-        for source in SOURCES:
+        for source in mine[0].forced:
             made += _right(f"{title}, latency from {WORDS[source]}", mine, source)
         slowest = max((one.decisions["on the spot"].p99 for one in mine), default=math.nan)
         note = f"table VIII: {PAPER_DECISION}; p99 of the largest plan, nothing prepared"
@@ -135,7 +141,7 @@ def _right(title: str, found: Sequence[Quality], source: Source) -> list[Figure]
 def details(found: Sequence[Quality]) -> list[dict[str, Any]]:
     """For the JSON document."""
     return [
-        {**dataclasses.asdict(one), "scores": {source: _plain(one.forced[source]) for source in SOURCES}}
+        {**dataclasses.asdict(one), "scores": {source: _plain(one.forced[source]) for source in one.forced}}
         for one in found
     ]
 
