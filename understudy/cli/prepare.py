@@ -36,7 +36,7 @@ def prepare(
     no_parts: Annotated[bool, typer.Option("--no-parts", help="Fit nothing for what can be lost.")] = False,
     accuracy_model: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Without data: predict accuracies from the weights (docs/profiler.md)."),
+        typer.Option(metavar="FILE", help="Without data: predict accuracies from the weights (docs/bundle.md)."),
     ] = None,
     training: Annotated[
         str | None,
