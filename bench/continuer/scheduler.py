@@ -14,45 +14,34 @@ What a controller knows of latency when a node is lost can come from
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from bench.continuer.emulated import TECHNIQUES, Emulated, Options, Source, forced_options, learnt
 from bench.continuer.scheduler_measure import (
     CALIBRATION_RUNS,
     Bench,
-    Heal,
     Measured,
+    Model,
     Times,
     heal,
     new_stages,
     right_answers,
 )
-from bench.prepared import Network, prepared, unseen
+from bench.prepared import Network, Unseen, prepared, unseen
 from bench.recovery.decision import timed
-from bench.recovery.figures import Spread
-from bench.recovery.hindsight import Forced, Hindsight, compare
+from bench.recovery.figures import Spread, weights
+from bench.recovery.hindsight import Forced, Hindsight, compare, noise_of
 from bench.recovery.paths import model_of
-from broker.activation import HEADER_RESERVE_BYTES
-from planner.chain import Chain
-from planner.cluster import NodeSpec
-from planner.part import Part, stage_part
-from planner.plan import Plan
+from planner.part import Part
 from recovery.contingency import Setup, choose_for, prepare
-from recovery.estimates import Accuracy, Estimates, Timings
-from recovery.objectives import Objectives
-from recovery.options import Label, Option, stages_of
-from recovery.spares import place_spares
-from stages.bundle import Bundle
-from stages.fitting import can_skip, part_of
+from recovery.objectives import Objectives, Weights, rank
+from recovery.options import Label, stages_of
+from stages.fitting import part_of
 from stages.graph import ModelGraph
 from stages.latency import LatencyModel
-from understudy.config import UpConfig
-from understudy.planning import PipelinePlanner
 
-Source = Literal["speed", "calibrated", "profile"]
-
-TECHNIQUES: tuple[Label, ...] = ("standby", "stand-in", "skip", "exit", "repartition")
 SETS: Mapping[str, frozenset[Label]] = {
     "all": frozenset(TECHNIQUES),
     "without standbys": frozenset(TECHNIQUES) - {"standby"},
@@ -67,11 +56,11 @@ class Effort:
 
     rounds: int = 21
     heals: int = 9
-    decisions: int = 20
+    decisions: int = 100
     images: int = 4000
 
 
-QUICK = Effort(rounds=7, heals=5, decisions=3, images=1000)
+QUICK = Effort(rounds=7, heals=5, decisions=20, images=1000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,80 +80,7 @@ class Quality:
     decisions: Mapping[str, Spread]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Emulated:
-    """A network on K nodes, and all parts that may stand by."""
-
-    graph: ModelGraph
-    chain: Chain
-    plan: Plan
-    planner: PipelinePlanner
-    nodes: tuple[NodeSpec, ...]
-    catalogue: tuple[Part, ...]
-    healthy: Accuracy
-
-    @classmethod
-    def of(cls, bundle: Bundle, graph: ModelGraph, count: int) -> Emulated:
-        chain = graph.chain()
-        limit = UpConfig.model_fields["max_payload"].default - HEADER_RESERVE_BYTES
-        planner = PipelinePlanner(chain, stages=count, max_payload_bytes=limit)
-        nodes = tuple(NodeSpec(name=f"node{number:02}") for number in range(1, count + 1))
-        plan = planner(nodes, 0)
-        held_out = bundle.manifest.held_out
-        assert held_out is not None, "a bundle with parts was measured"
-        return cls(
-            graph=graph,
-            chain=chain,
-            plan=plan,
-            planner=planner,
-            nodes=nodes,
-            catalogue=tuple(_catalogue(bundle, graph, chain, plan)),
-            healthy=Accuracy(value=held_out.value, low=held_out.low, high=held_out.high),
-        )
-
-    def setup(self, source: Source, times: Times, heal: Heal) -> Setup:
-        """What the controller knows before the failure.
-
-        Args:
-            times: of parts by name, as it was told: of the stages at least.
-            heal: what the first plan took to make and to load.
-        """
-        stages = stages_of(self.plan, self.chain)
-        speeds = {spot.node: spot.part.flops / times[spot.part.name] for spot in stages}
-        timings = replace(Timings(), plan_s=heal.plan_s, load_fixed_s=heal.load_fixed_s(Timings().load_bytes_per_s))
-        estimates = Estimates(chain=self.chain, healthy=self.healthy, speeds=speeds, timings=timings)
-        if source != "speed":
-            names = [node.name for node in self.nodes]
-            known = {name: dict.fromkeys(names, seconds) for name, seconds in times.items()}
-            estimates = replace(estimates, part_seconds=known)
-        wanted = Objectives()
-        return Setup(
-            route=stages,
-            spares=tuple(place_spares(self.plan, self.catalogue, self.nodes, estimates, wanted)),
-            nodes=self.nodes,
-            head=stages[0].node,
-            standby_head=stages[1].node,
-            estimates=estimates,
-            objectives=wanted,
-        )
-
-
-def forced_options(setup: Setup) -> dict[str, dict[Label, Option]]:
-    """For each lost node, by technique, the way that recovery takes where only this technique is allowed; techniques
-    that have none are not there."""
-    found: dict[str, dict[Label, Option]] = {}
-    for node in sorted(setup.needed):
-        ways: dict[Label, Option] = {}
-        for technique in TECHNIQUES:
-            only = replace(setup, objectives=replace(setup.objectives, techniques=frozenset({technique})))
-            choice = choose_for(only, frozenset({node}))
-            if choice is not None and choice.option.technique == technique:
-                ways[technique] = choice.option
-        found[node] = ways
-    return found
-
-
-def judged(setup: Setup, options: Mapping[str, Mapping[Label, Option]], measured: Measured, name: str) -> list[Forced]:
+def judged(setup: Setup, options: Options, measured: Measured, name: str) -> list[Forced]:
     """The options as they were estimated and as they are measured."""
     found = []
     for node, ways in options.items():
@@ -204,13 +120,12 @@ def measure(network: Network, count: int, effort: Effort, profile: LatencyModel 
     bundle = prepared(network, (count,))
     graph = ModelGraph.load(bundle.model_path, shapes=bundle.manifest.shapes or None)
     records = {part_of(record).name: record for record in bundle.manifest.parts}
-    fresh = unseen(bundle, graph).first(effort.images)
-    emulated = Emulated.of(bundle, graph, count)
 
     def model(part: Part) -> bytes:
         return model_of(bundle, graph, part, records.get(part.name))
 
-    first_heal = heal(graph, emulated.planner, emulated.nodes)
+    emulated = Emulated.of(bundle, graph, count)
+    fresh = unseen(bundle, graph).first(effort.images)
     bench = Bench(graph, model, fresh.inputs[:1])
     bench.load(emulated.catalogue)
     bench.load(new_stages(graph, [emulated.plan]))
@@ -218,31 +133,10 @@ def measure(network: Network, count: int, effort: Effort, profile: LatencyModel 
     told: dict[Source, Times] = {"speed": timed_s, "calibrated": timed_s}
     if profile is not None:
         told["profile"] = {part.name: profile.session(model(part)).seconds for part in bench.parts}
-    setups = {source: emulated.setup(source, times, first_heal) for source, times in told.items()}
+    timings = learnt(emulated)
+    setups = {source: emulated.setup(source, times, timings) for source, times in told.items()}
     options = {source: forced_options(setup) for source, setup in setups.items()}
-    survivors = {
-        lost: [node for node in emulated.nodes if node.name != lost] for lost in sorted(setups["speed"].needed)
-    }
-    heals = {
-        lost: [heal(graph, emulated.planner, left) for _ in range(effort.heals)] for lost, left in survivors.items()
-    }
-    plans = {lost: emulated.planner(left, 1) for lost, left in survivors.items()}
-    bench.load(new_stages(graph, plans.values()))
-    healthy = [spot.part for spot in setups["speed"].route]
-    paths = [
-        [hop.part for hop in option.hops]
-        for found in options.values()
-        for ways in found.values()
-        for option in ways.values()
-        if option.hops
-    ]
-    measured = Measured(
-        rounds=bench.rounds(effort.rounds),
-        right=right_answers(graph, model, [healthy, *paths], fresh),
-        healthy=tuple(part.name for part in healthy),
-        heals=heals,
-        plans=plans,
-    )
+    measured = _hindsight(emulated, bench, model, options.values(), fresh, effort)
     name = f"{count} nodes"
     return Quality(
         network=network.name,
@@ -251,6 +145,49 @@ def measure(network: Network, count: int, effort: Effort, profile: LatencyModel 
         repeatability=measured.repeatability(),
         decisions=decision_times(setups["calibrated"], effort.decisions),
     )
+
+
+def _hindsight(
+    emulated: Emulated, bench: Bench, model: Model, found: Iterable[Options], fresh: Unseen, effort: Effort
+) -> Measured:
+    """New plans for every failure, every part timed anew, and the accuracy of every path that is to be compared."""
+    graph, planner = emulated.graph, emulated.planner
+    heals = {
+        lost: [heal(graph, planner, nodes) for _ in range(effort.heals)] for lost, nodes in emulated.survivors.items()
+    }
+    plans = {lost: planner(nodes, 1) for lost, nodes in emulated.survivors.items()}
+    bench.load(new_stages(graph, plans.values()))
+    healthy = [spot.part for spot in stages_of(emulated.plan, emulated.chain)]
+    paths = [
+        [hop.part for hop in option.hops]
+        for options in found
+        for ways in options.values()
+        for option in ways.values()
+        if option.hops
+    ]
+    return Measured(
+        rounds=bench.rounds(effort.rounds),
+        right=right_answers(graph, model, [healthy, *paths], fresh),
+        healthy=tuple(part.name for part in healthy),
+        heals=heals,
+        plans=plans,
+    )
+
+
+def telling(forced: Sequence[Forced]) -> float:
+    """The share of instances in which some technique is worse than the best by more than the noise: where none is, any
+    choice counts as right within the noise. NaN where there is no instance."""
+    seen = total = 0
+    for role in {one.role for one in forced}:
+        options = {one.technique: one for one in forced if one.role == role}
+        for accuracy, latency, downtime in weights() if len(options) > 1 else ():
+            wish = Weights(accuracy=accuracy, latency=latency, downtime=downtime)
+            ranked = rank([one.measured for one in options.values()], Objectives(weights=wish))
+            best, worst = ranked[0], ranked[-1]
+            noise = noise_of(options[worst.option.technique], options[best.option.technique], wish)
+            total += 1
+            seen += worst.score - best.score > 2 * noise
+    return seen / total if total else math.nan
 
 
 def decision_times(setup: Setup, repeats: int) -> Mapping[str, Spread]:
@@ -266,16 +203,3 @@ def decision_times(setup: Setup, repeats: int) -> Mapping[str, Spread]:
 def score(forced: Sequence[Forced]) -> dict[str, Hindsight]:
     """By the name of the set of techniques."""
     return {name: compare([one for one in forced if one.technique in techniques]) for name, techniques in SETS.items()}
-
-
-def _catalogue(bundle: Bundle, graph: ModelGraph, chain: Chain, plan: Plan) -> list[Part]:
-    """As the controller has it (`stages.source`): the bundle's parts, and copies and skips of the plan's stages."""
-    found: dict[str, Part] = {}
-    for stage in plan.stages:
-        first, end = stage.first_block, stage.end_block
-        copy = stage_part(chain, first, end, "standby")
-        found[copy.name] = copy
-        if can_skip(graph, first, end):
-            skip = Part(technique="skip", first_block=first, end_block=end, peak_bytes=2 * chain.cut_bytes[first])
-            found[skip.name] = skip
-    return list({**found, **{(part := part_of(record)).name: part for record in bundle.manifest.parts}}.values())

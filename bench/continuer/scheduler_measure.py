@@ -46,10 +46,6 @@ class Heal:
     load_s: float
     load_bytes: int
 
-    def load_fixed_s(self, load_bytes_per_s: float) -> float:
-        """As `recovery.experience` learns it."""
-        return max(1e-4, self.load_s - self.load_bytes / load_bytes_per_s)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:

@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.continuer.scheduler import SETS, Quality, Source, score
+from bench.continuer.emulated import Source
+from bench.continuer.scheduler import SETS, Quality, score, telling
 from bench.document import Figure, at_least, at_most
 from bench.prepared import NETWORKS
 from bench.recovery.figures import Spread
@@ -32,18 +33,21 @@ def show(console: Console, found: Sequence[Quality], command: str) -> None:
     made = table(
         f"right technique, table VII; paper: {PAPER_RIGHT}, wanted: {RIGHT:.1%} ({command})",
         "network", "nodes", "latency estimated from", "techniques", "instances", "strict", "within noise",
-        "largest regret",
+        "largest regret", "telling",
     )  # fmt: skip
     for one in found:
         for source in one.forced:
             for name, scored in score(one.forced[source]).items():
-                title = NETWORKS[one.network].title
-                made.add_row(title, str(one.nodes), WORDS[source], name, str(scored.decisions), *_cells(scored))
+                made.add_row(
+                    NETWORKS[one.network].title, str(one.nodes), WORDS[source], name, str(scored.decisions),
+                    *_cells(scored), f"{telling(scored.forced):.1%}",
+                )  # fmt: skip
         made.add_section()
     console.print(made)
     console.print(
         "strict: the chosen technique has the best score as measured. within noise: its score is worse by at most two"
-        " standard errors of what was measured. regret: how much worse, of 1."
+        " standard errors of what was measured. regret: how much worse, of 1. telling: instances in which a wrong"
+        " choice would be seen beyond the noise."
     )
     _show_errors(console, found)
     _show_wrong(console, found)

@@ -95,14 +95,14 @@ def compare(forced: Sequence[Forced]) -> Hindsight:
             lost = next(choice.score for choice in ranked if choice.option.technique == label) - ranked[0].score
             regret = max(regret, lost)
             same += lost <= ROUNDING
-            if lost <= max(ROUNDING, 2 * _noise(options[label], options[best], wish.weights)):
+            if lost <= max(ROUNDING, 2 * noise_of(options[label], options[best], wish.weights)):
                 as_good += 1
             else:
                 wrong.append(f"{triple} {role}: {label}, better {best} by {lost:.3f}")
     return Hindsight(forced=forced, decisions=decisions, same=same, as_good=as_good, regret=regret, wrong=wrong)
 
 
-def _noise(one: Forced, other: Forced, wanted: Weights) -> float:
+def noise_of(one: Forced, other: Forced, wanted: Weights) -> float:
     """The standard error of the difference of two scores, on the narrowest scale that `rank` uses; 0 where it is not
     known."""
     found = math.hypot(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,8 @@ import pytest
 from bench.continuer.accuracy import Answers, divide
 from bench.continuer.accuracy_model import folds, predict_left_out, scores
 from bench.continuer.histories import History, HistoryError, load_all, table
-from bench.continuer.scheduler import SETS, score
-from bench.continuer.scheduler_measure import Heal, answers
+from bench.continuer.scheduler import SETS, score, telling
+from bench.continuer.scheduler_measure import answers
 from bench.recovery.hindsight import Forced
 from planner.accuracy import Variant
 from planner.part import Part, stage_part
@@ -93,10 +95,11 @@ def test_each_set_of_techniques_is_scored_on_its_own() -> None:
     assert {one.technique for one in found["the paper's"].forced} == {"exit", "skip"}
 
 
-def test_a_heal_is_learnt_as_recovery_learns_it() -> None:
-    heal = Heal(plan_s=0.01, load_s=0.2, load_bytes=10_000_000)
-    assert heal.load_fixed_s(100e6) == pytest.approx(0.1)
-    assert heal.load_fixed_s(1e6) > 0
+def test_an_instance_tells_something_where_a_wrong_choice_would_be_seen() -> None:
+    rows = [forced("exit", 0.7, 2.0), forced("skip", 0.5, 4.0)]
+    assert telling(rows) == 1.0
+    assert telling([replace(one, accuracy_noise=1.0) for one in rows]) == 0.0
+    assert math.isnan(telling(rows[:1]))
 
 
 VARIANTS = (Variant(technique="none"), Variant(technique="skip", first_layer=1, end_layer=3))
