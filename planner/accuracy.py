@@ -100,6 +100,9 @@ def features(weights: Weights, training: Training, variant: Variant, *, pixels: 
     return np.concatenate([own, _training(training), *(rows.mean(axis=0) for rows in binned), replaced, before, after])
 
 
+SIZE_COLUMNS = slice(5, 8)
+"""Layers, the logarithm of the parameters, pixels: trees say the same of everything beyond what they saw."""
+
 TRAINING_COLUMNS = slice(8, 12)
 """Those that may not be known."""
 
@@ -151,25 +154,37 @@ class AccuracyModel:
     Attributes:
         trees: what predicts.
         reach: by technique, half the width of the interval.
+        sizes: the least and the largest of each of `SIZE_COLUMNS` that it was made from, two rows.
         classes: of the networks that it was made from; it can say nothing of others.
         made_from: for people: networks, checkpoints, images.
     """
 
     trees: Trees
     reach: Mapping[str, float]
+    sizes: tuple[tuple[float, ...], tuple[float, ...]]
     classes: int
     made_from: Mapping[str, Any] = field(default_factory=dict)
 
     def predict(self, rows: Sequence[Floats], techniques: Sequence[str]) -> list[Predicted]:
-        """Of n rows of `features`. Raises AccuracyModelError where it never saw a technique."""
+        """Of n rows of `features`. What is predicted of a network of another size is worth nothing, and its interval
+        says so: 0 to 1.
+
+        Raises:
+            AccuracyModelError: it never saw a technique.
+        """
         values = np.clip(np.asarray(self.trees.predict(np.stack(rows)), np.float64), 0.0, 1.0).tolist()
         found = []
-        for value, technique in zip(values, techniques, strict=True):
+        for row, value, technique in zip(rows, values, techniques, strict=True):
             if technique not in self.reach:
                 raise AccuracyModelError(f"the accuracy model was made without '{technique}'")
-            reach = self.reach[technique]
+            reach = 1.0 if self.is_beyond(row) else self.reach[technique]
             found.append(Predicted(value=value, low=max(0.0, value - reach), high=min(1.0, value + reach)))
         return found
+
+    def is_beyond(self, row: Floats) -> bool:
+        """Whether a network is smaller or larger than all that it was made from."""
+        least, most = self.sizes
+        return bool(np.any(row[SIZE_COLUMNS] < least) or np.any(row[SIZE_COLUMNS] > most))
 
     def to_json(self) -> str:
         document = {
@@ -177,6 +192,7 @@ class AccuracyModel:
             "format": FORMAT,
             "classes": self.classes,
             "reach": dict(self.reach),
+            "sizes": self.sizes,
             "made_from": dict(self.made_from),
             "trees": self.trees.model_to_string(),
         }
@@ -190,6 +206,7 @@ class AccuracyModel:
             if document["kind"] != KIND or document["format"] != FORMAT:
                 raise AccuracyModelError(f"it is no {KIND} of format {FORMAT}")
             reach = {str(name): float(value) for name, value in document["reach"].items()}
+            least, most = (tuple(float(number) for number in row) for row in document["sizes"])
             text, classes, made_from = str(document["trees"]), int(document["classes"]), dict(document["made_from"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, AccuracyModelError):
@@ -202,7 +219,13 @@ class AccuracyModel:
             trees = lightgbm.Booster(model_str=text)
         except lightgbm.basic.LightGBMError as error:
             raise AccuracyModelError(f"its trees cannot be read: {error}") from error
-        return cls(trees=trees, reach=reach, classes=classes, made_from=made_from)
+        return cls(trees=trees, reach=reach, sizes=(least, most), classes=classes, made_from=made_from)
+
+
+def sizes_of(rows: Floats) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """For `AccuracyModel.sizes`, of rows (n, k)."""
+    columns = rows[:, SIZE_COLUMNS]
+    return tuple(columns.min(axis=0).tolist()), tuple(columns.max(axis=0).tolist())
 
 
 def reach_of(residuals: Floats) -> float:

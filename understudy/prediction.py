@@ -99,6 +99,8 @@ def predict_for_bundle(
         found = model.predict(rows, [variant.technique for variant in variants])
     except AccuracyModelError as error:
         raise PredictionError(str(error)) from error
+    if on_note is not None and model.is_beyond(rows[0]):
+        on_note("the network is smaller or larger than all that the accuracy model was made from: it is hardly a guess")
     own, *others = [_accuracy(one) for one in found]
     records = tuple(part.with_accuracy(accuracy).record for part, accuracy in zip(parts, others, strict=True))
     return Prepared(draft=draft.model_copy(update={"accuracy": own, "parts": records}), files={})

@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 
 from bench.continuer.histories import Floats, History, Table
 from bench.prepared import Network, prepared
-from planner.accuracy import AccuracyModel, Predicted, Training, Variant, Weights, features, fit_trees, reach_of
+from planner.accuracy import (
+    AccuracyModel,
+    Predicted,
+    Training,
+    Variant,
+    Weights,
+    features,
+    fit_trees,
+    reach_of,
+    sizes_of,
+)
 from stages.fitting import part_of
 from stages.graph import ModelGraph
 from stages.manifest import Accuracy, ImageInput
@@ -112,6 +122,7 @@ def make(table: Table, left_out: dict[str, Floats], histories: Sequence[History]
     return AccuracyModel(
         trees=fit_trees(table.rows, table.targets),
         reach=reach,
+        sizes=sizes_of(table.rows),
         classes=10,
         made_from={
             "runs": len(histories),

@@ -21,6 +21,7 @@ from planner.accuracy import (
     features,
     fit_trees,
     reach_of,
+    sizes_of,
 )
 from stages.bundle import Bundle
 from stages.graph import ModelGraph
@@ -53,7 +54,9 @@ def small_model() -> AccuracyModel:
         lost = 0.8 * (end - first) / 20 if technique == "skip" else 0.01 * (technique == "int4")
         targets.append(0.9 - lost)
     trees = fit_trees(np.stack(rows), np.array(targets), rounds=60)
-    return AccuracyModel(trees=trees, reach={"none": 0.05, "skip": 0.2, "int8": 0.05, "int4": 0.06}, classes=10)
+    sizes = ((1.0, 0.0, 16.0), (100.0, 30.0, 4096.0))
+    reach = {"none": 0.05, "skip": 0.2, "int8": 0.05, "int4": 0.06}
+    return AccuracyModel(trees=trees, reach=reach, sizes=sizes, classes=10)
 
 
 def run(*words: object) -> Result:
@@ -113,6 +116,15 @@ def test_a_model_says_the_same_after_it_was_written_and_read() -> None:
     assert little.low < little.value < little.high
     with pytest.raises(AccuracyModelError, match="'exit'"):
         again.predict(rows[:1], ["exit"])
+
+
+def test_of_a_network_of_another_size_nothing_is_claimed() -> None:
+    model = small_model()
+    row = features(weights(20), Training(), Variant(technique="none"), pixels=224 * 224)
+    (found,) = model.predict([row], ["none"])
+    assert model.is_beyond(row)
+    assert (found.low, found.high) == (0.0, 1.0)
+    assert sizes_of(row[None])[0] == sizes_of(row[None])[1] == (20.0, math.log(4000), 224.0 * 224.0)
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ Finished runs are passed over, and one that was interrupted goes on where it was
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import sys
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ from stages.weights import statistics_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """How one network is trained."""
+    """How one network is trained. `learning_rate`: the first; `per_epoch`: checkpoints."""
 
     shape: Shape
     learning_rate: float
@@ -133,6 +134,10 @@ class Trainer:
         """Train until the next checkpoint, and measure it."""
         run, data = self._run, self._data
         self._network.train()
+        # Half a cosine from the first to the last checkpoint, in steps: what is resumed goes on with the same rate.
+        rate = run.learning_rate * (1 + math.cos(math.pi * self.made / self.checkpoints)) / 2
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
         generator = torch.Generator().manual_seed(1000 * run.seed + self.made)
         order = torch.randperm(len(data.train), generator=generator)[: len(data.train) // run.per_epoch]
         for batch in order.to(self._device).split(run.batch_size):
