@@ -30,6 +30,7 @@ OPTIMISERS = ("sgd", "adam")
 COVERED = 0.95
 
 Floats = NDArray[np.float64]
+Sizes = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 class AccuracyModelError(ValueError):
@@ -161,7 +162,7 @@ class AccuracyModel:
 
     trees: Trees
     reach: Mapping[str, float]
-    sizes: tuple[tuple[float, ...], tuple[float, ...]]
+    sizes: Sizes
     classes: int
     made_from: Mapping[str, Any] = field(default_factory=dict)
 
@@ -186,6 +187,14 @@ class AccuracyModel:
         least, most = self.sizes
         return bool(np.any(row[SIZE_COLUMNS] < least) or np.any(row[SIZE_COLUMNS] > most))
 
+    @property
+    def size_words(self) -> str:
+        (layers, parameters, pixels), (most_layers, most_parameters, most_pixels) = self.sizes
+        return (
+            f"networks of {layers:g} to {most_layers:g} layers, {math.exp(parameters):.3g} to "
+            f"{math.exp(most_parameters):.3g} parameters and {pixels:g} to {most_pixels:g} pixels"
+        )
+
     def to_json(self) -> str:
         document = {
             "kind": KIND,
@@ -206,7 +215,7 @@ class AccuracyModel:
             if document["kind"] != KIND or document["format"] != FORMAT:
                 raise AccuracyModelError(f"it is no {KIND} of format {FORMAT}")
             reach = {str(name): float(value) for name, value in document["reach"].items()}
-            least, most = (tuple(float(number) for number in row) for row in document["sizes"])
+            least, most = (_three(row) for row in document["sizes"])
             text, classes, made_from = str(document["trees"]), int(document["classes"]), dict(document["made_from"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, AccuracyModelError):
@@ -222,10 +231,21 @@ class AccuracyModel:
         return cls(trees=trees, reach=reach, sizes=(least, most), classes=classes, made_from=made_from)
 
 
-def sizes_of(rows: Floats) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def size_words(row: Floats) -> str:
+    """For people."""
+    layers, parameters, pixels = row[SIZE_COLUMNS].tolist()
+    return f"{layers:g} layers, {math.exp(parameters):.3g} parameters and {pixels:g} pixels"
+
+
+def sizes_of(rows: Floats) -> Sizes:
     """For `AccuracyModel.sizes`, of rows (n, k)."""
     columns = rows[:, SIZE_COLUMNS]
-    return tuple(columns.min(axis=0).tolist()), tuple(columns.max(axis=0).tolist())
+    return _three(columns.min(axis=0).tolist()), _three(columns.max(axis=0).tolist())
+
+
+def _three(numbers: Sequence[Any]) -> tuple[float, float, float]:
+    layers, parameters, pixels = numbers
+    return float(layers), float(parameters), float(pixels)
 
 
 def reach_of(residuals: Floats) -> float:

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import UnderstudyError
-from planner.accuracy import AccuracyModel, AccuracyModelError, Predicted, Training, Variant, Weights, features
+from planner.accuracy import (
+    AccuracyModel,
+    AccuracyModelError,
+    Predicted,
+    Training,
+    Variant,
+    Weights,
+    features,
+    size_words,
+)
 from planner.boosting import MissingPackageError
 from understudy.fitting import Prepared
 
@@ -99,8 +108,11 @@ def predict_for_bundle(
         found = model.predict(rows, [variant.technique for variant in variants])
     except AccuracyModelError as error:
         raise PredictionError(str(error)) from error
-    if on_note is not None and model.is_beyond(rows[0]):
-        on_note("the network is smaller or larger than all that the accuracy model was made from: it is hardly a guess")
+    if model.is_beyond(rows[0]):
+        raise PredictionError(
+            f"the accuracy model was made from {model.size_words}; this network has {size_words(rows[0])}: it says "
+            "nothing of it; make histories of networks like it (bench.continuer.training), or give --calibration data"
+        )
     own, *others = [_accuracy(one) for one in found]
     records = tuple(part.with_accuracy(accuracy).record for part, accuracy in zip(parts, others, strict=True))
     return Prepared(draft=draft.model_copy(update={"accuracy": own, "parts": records}), files={})

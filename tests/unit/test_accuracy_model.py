@@ -41,7 +41,7 @@ def weights(layers: int, seed: int = 0) -> Weights:
     return Weights(statistics=table, parameters=np.full(layers, 200))
 
 
-def small_model() -> AccuracyModel:
+def small_model(most_layers: float = 100.0) -> AccuracyModel:
     """Accuracy falls with the share of the layers that are skipped, and by 0.01 where they have 4 bits."""
     pytest.importorskip("lightgbm", reason="pip install 'understudy[profile]'")
     random = np.random.default_rng(0)
@@ -54,7 +54,7 @@ def small_model() -> AccuracyModel:
         lost = 0.8 * (end - first) / 20 if technique == "skip" else 0.01 * (technique == "int4")
         targets.append(0.9 - lost)
     trees = fit_trees(np.stack(rows), np.array(targets), rounds=60)
-    sizes = ((1.0, 0.0, 16.0), (100.0, 30.0, 4096.0))
+    sizes = ((1.0, 0.0, 16.0), (most_layers, 30.0, 4096.0))
     reach = {"none": 0.05, "skip": 0.2, "int8": 0.05, "int4": 0.06}
     return AccuracyModel(trees=trees, reach=reach, sizes=sizes, classes=10)
 
@@ -158,13 +158,17 @@ def test_a_bundle_without_data_says_that_its_accuracies_are_predicted(tmp_path: 
         assert (part.accuracy == manifest.accuracy) or not whole
 
 
-def test_nothing_is_predicted_for_other_classes_or_beside_data(tmp_path: Path) -> None:
+def test_nothing_is_predicted_for_other_classes_or_sizes_or_beside_data(tmp_path: Path) -> None:
     path = tmp_path / "model.json"
     path.write_text(small_model().to_json())
     onnx.save(onnx_models.resnet(2), tmp_path / "five.onnx")
     other = run(tmp_path / "five.onnx", "--accuracy-model", path, "-o", tmp_path / "a")
     assert isinstance(other.exception, PredictionError)
     assert "10 classes, this one has 5" in str(other.exception)
+    path.write_text(small_model(most_layers=5.0).to_json())
+    larger = run(DIGITS.model_path, "--accuracy-model", path, "-o", tmp_path / "c")
+    assert isinstance(larger.exception, PredictionError)
+    assert "1 to 5 layers" in str(larger.exception)
     data = ("--calibration", DIGITS.path("frames.npz"))
     both = run(DIGITS.model_path, *data, "--accuracy-model", path, "-o", tmp_path / "b")
     assert both.exit_code == 2
