@@ -11,12 +11,14 @@ import pytest
 
 from bench.continuer.accuracy import Answers, divide
 from bench.continuer.accuracy_model import folds, predict_left_out, scores
+from bench.continuer.emulated import Emulated, forced_options
 from bench.continuer.histories import History, HistoryError, load_all, table
 from bench.continuer.scheduler import SETS, score, telling
 from bench.continuer.scheduler_measure import answers
 from bench.recovery.hindsight import Forced
 from planner.accuracy import Variant
 from planner.part import Part, stage_part
+from recovery.estimates import Timings
 from stages.engine import Engine
 from stages.graph import ModelGraph
 from understudy.data import digits_bundle
@@ -100,6 +102,33 @@ def test_an_instance_tells_something_where_a_wrong_choice_would_be_seen() -> Non
     assert telling(rows) == 1.0
     assert telling([replace(one, accuracy_noise=1.0) for one in rows]) == 0.0
     assert math.isnan(telling(rows[:1]))
+
+
+def test_every_technique_goes_around_the_lost_node() -> None:
+    bundle = digits_bundle()
+    emulated = Emulated.of(bundle, ModelGraph.load(bundle.model_path), 4)
+    stages = [stage_part(emulated.chain, stage.first_block, stage.end_block).name for stage in emulated.plan.stages]
+    setup = emulated.setup("speed", dict.fromkeys(stages, 0.001), Timings())
+    found = forced_options(setup)
+    assert set(found) == {node.name for node in emulated.nodes} == set(emulated.survivors)
+    for lost, ways in found.items():
+        assert {"standby", "exit", "repartition"} <= set(ways)
+        for technique, option in ways.items():
+            assert option.technique == technique
+            assert lost not in option.nodes
+            assert option.accuracy is not None
+
+
+def test_latencies_that_are_told_are_used_and_others_follow_from_the_speed() -> None:
+    bundle = digits_bundle()
+    emulated = Emulated.of(bundle, ModelGraph.load(bundle.model_path), 2)
+    stages = [stage_part(emulated.chain, stage.first_block, stage.end_block) for stage in emulated.plan.stages]
+    times = {part.name: 0.25 for part in stages}
+    for source in ("speed", "calibrated"):
+        setup = emulated.setup(source, times, Timings())  # type: ignore[arg-type]
+        assert setup.estimates.part_s(stages[0], "node01") == pytest.approx(0.25)
+    slower = emulated.setup("calibrated", {**times, stages[0].name: 0.5}, Timings())
+    assert slower.estimates.part_s(stages[0], "node02") == 0.5
 
 
 VARIANTS = (Variant(technique="none"), Variant(technique="skip", first_layer=1, end_layer=3))
