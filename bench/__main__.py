@@ -1,7 +1,7 @@
 """`python -m bench` lists the benchmarks."""
 
 BENCHMARKS = {
-    "continuer": "CONTINUER's tables beside ours: right techniques, decisions, accuracies of bundles on fresh images",
+    "continuer": "CONTINUER's tables beside ours: latency and accuracy as predicted, and the techniques chosen by them",
     "delivery": "the delivery modes against the same stages on bare core NATS, and where the time goes",
     "fitting": "what an answer is worth while a stage is lost: fitted parts, on images that nothing was fitted to",
     "liveness": "how soon a crash and a hang of a node are noticed, and how often nothing was wrong",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,7 +9,7 @@ from typing import Any
 
 from broker.errors import UnderstudyError
 from planner.chain import SecondsSource
-from planner.latency import Calibration, SessionLatency, StageRuns
+from planner.latency import Calibration, SessionLatency, StageRuns, typical
 from planner.part import Part
 from planner.predictor import Predictor
 from planner.profile import Profile
@@ -41,7 +40,7 @@ class PartLatency:
 
     @property
     def measured_s(self) -> float | None:
-        return statistics.median(self.runs_s) if self.runs_s else None
+        return typical(self.runs_s) if self.runs_s else None
 
     @property
     def error(self) -> float | None:

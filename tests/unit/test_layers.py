@@ -95,7 +95,9 @@ def test_batch_norm_and_relu_are_no_layers_behind_a_convolution() -> None:
     x = net.conv("x", 3, 8)
     x = net.op("BatchNormalization", x, *(net.constant(np.ones(8, np.float32)) for _ in range(4)))
     net.named("y", "Relu", x)
-    kinds = [kind_of(made) for made in fused_layers(net.model({"x": [1, 3, 8, 8]}, {"y": [1, 8, 8, 8]}).SerializeToString())]
+    kinds = [
+        kind_of(made) for made in fused_layers(net.model({"x": [1, 3, 8, 8]}, {"y": [1, 8, 8, 8]}).SerializeToString())
+    ]
     assert set(kinds) <= {"convolution", "reorder"}
     assert kinds.count("convolution") == 1
 

@@ -169,7 +169,7 @@ def test_blocks_seconds_add_up_to_the_whole_and_none_is_negative() -> None:
 
 def test_a_calibration_scales_what_is_deployed_and_other_stages_of_the_same_blocks() -> None:
     runs = [
-        StageRuns(first_block=0, end_block=2, predicted_s=2.0, runs_s=[2.2, 2.2, 9.9]),
+        StageRuns(first_block=0, end_block=2, predicted_s=2.0, runs_s=[2.2, 2.2, 2.2, 9.9]),
         StageRuns(first_block=2, end_block=3, predicted_s=1.0, runs_s=[1.5]),
     ]
     found = Calibration.of((1.0, 1.0, 1.0), runs)

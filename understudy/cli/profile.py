@@ -135,8 +135,8 @@ def warnings(found: ModelLatency, profile: Profile) -> list[str]:
     lines = []
     if found.unprofiled:
         lines.append(
-            f"never or hardly profiled: {', '.join(found.unprofiled)}. Their time is a guess from operations and bytes, "
-            f"and its interval is wide"
+            f"never or hardly profiled: {', '.join(found.unprofiled)}. Their time is a guess from operations and "
+            f"bytes, and its interval is wide"
         )
     if found.beyond:
         lines.append(
