@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from bench.continuer.accuracy import KINDS, Found, mean_of
+from bench.continuer.accuracy import KINDS, Errors, Found, mean_of
 from bench.document import Figure, at_least, at_most, figure
 from bench.prepared import NETWORKS
 from bench.recovery.report import table
@@ -53,11 +53,18 @@ def figures(found: Sequence[Found]) -> list[Figure]:
     for one in found:
         title = NETWORKS[one.network].title
         errors = one.errors["labelled"]
-        note = f"mean of {len(errors)} parts; table VI: {PAPER_ERROR}"
+        made.append(_error(f"{title}: accuracy error, anchored", errors))
+        for technique in sorted({each.technique for each in errors}):
+            mine = [each for each in errors if each.technique == technique]
+            made.append(_error(f"{title}, {technique}: accuracy error, anchored", mine))
         made += [
-            at_most(f"{title}: accuracy error, anchored", mean_of(errors, "anchored"), ERROR, note=note),
             at_least(f"{title}: interval covers fresh images", mean_of(errors, "covered_fresh"), COVERED),
             figure(f"{title}: accuracy error, no labels", mean_of(one.errors["unlabelled"], "anchored")),
             figure(f"{title}: accuracy error, training images", mean_of(one.errors["training images"], "anchored")),
         ]
     return made
+
+
+def _error(name: str, errors: Sequence[Errors]) -> Figure:
+    note = f"mean of {len(errors)} parts; table VI: {PAPER_ERROR}"
+    return at_most(name, mean_of(errors, "anchored"), ERROR, note=note)

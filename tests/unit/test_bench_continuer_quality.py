@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from bench.continuer.accuracy import Answers, divide
+from bench.continuer import accuracy_report
+from bench.continuer.accuracy import KINDS, Answers, Found, divide
 from bench.continuer.accuracy_model import folds, predict_left_out, scores
 from bench.continuer.emulated import Emulated, forced_options
 from bench.continuer.histories import History, HistoryError, load_all, table
@@ -198,3 +200,18 @@ def test_trees_learn_from_other_runs_what_the_weights_say() -> None:
     assert set(found) == {"all", "none", "skip"}
     assert found["all"].r2 > 0.9
     assert found["none"].rows == 80
+
+
+def test_the_headlines_of_accuracies_are_of_all_parts_and_of_each_technique() -> None:
+    random = np.random.default_rng(5)
+    healthy = random.random(600) < 0.9
+    exits = Part(technique="exit", first_block=1, end_block=2, variant="small")
+    answers_of = of_images(np.stack([healthy, random.random(600) < 0.5]), healthy)
+    errors = {kind: divide([PART, exits], answers_of, 20, kind, answers_of) for kind in KINDS}
+    found = Found(
+        network="resnet32", nodes=4, healthy=0.9, calibration_images=300, fresh_images=300, divisions=20, errors=errors
+    )
+    figures = {figure.name: figure for figure in accuracy_report.figures([found])}
+    assert figures["ResNet-32, stand-in: accuracy error, anchored"].met
+    assert not figures["ResNet-32, exit: accuracy error, anchored"].met
+    accuracy_report.show(Console(quiet=True), [found], "")
