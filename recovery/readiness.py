@@ -163,6 +163,7 @@ class Readiness:
             chain=served.source.chain,
             healthy=None if healthy is None else Accuracy(value=healthy.value, low=healthy.low, high=healthy.high),
             speeds=dict(self._observer.speeds.flops_per_s),
+            part_seconds=served.source.part_seconds,
             cluster=self._cluster,
             timings=self.experience.timings,
         )

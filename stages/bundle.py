@@ -9,15 +9,28 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from planner.chain import Chain, ChainError
 from stages.description import Normalisation, describe
 from stages.errors import BundleError
-from stages.manifest import FORMAT, MANIFEST_FILE, MODEL_FILE, FileRecord, Manifest, Task, content_version
+from stages.manifest import (
+    FORMAT,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    FileRecord,
+    Manifest,
+    NodeProfile,
+    Task,
+    content_version,
+)
+
+if TYPE_CHECKING:
+    from stages.graph import ModelGraph
 
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_MODEL_BYTES = 2**31 - 1  # protobuf's limit for one message
@@ -197,6 +210,47 @@ def write_bundle(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Bundle(folder=Path(folder), manifest=manifest, model_path=Path(folder) / MODEL_FILE)
+
+
+def store_profile(bundle: Bundle, node: str, profile: NodeProfile) -> Bundle:
+    """Put what the model takes on a node into the bundle's manifest, which gets another version by it.
+
+    Raises:
+        BundleError: it is a bare model, or the manifest cannot be written.
+    """
+    if bundle.folder is None:
+        raise BundleError(f"'{bundle.model_path}' is a bare model: make a bundle with 'understudy prepare'")
+    manifest = bundle.manifest.model_copy(update={"profile": {**bundle.manifest.profile, node: profile}})
+    manifest = manifest.model_copy(update={"version": content_version(manifest)})
+    path = bundle.folder / MANIFEST_FILE
+    temporary = path.with_name(f".{MANIFEST_FILE}.{uuid.uuid4().hex[:12]}")
+    try:
+        temporary.write_text(manifest.to_json(), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise BundleError(f"cannot write '{path}': {error}") from error
+    return Bundle(folder=bundle.folder, manifest=manifest, model_path=bundle.model_path)
+
+
+def chain_of(graph: ModelGraph, manifest: Manifest) -> Chain:
+    """The bundle's model as the planner sees it, with what its blocks take on nodes that were profiled.
+
+    Raises:
+        BundleError: the profile is of another number of blocks.
+    """
+    profile = manifest.profile
+    try:
+        return replace(
+            graph.chain(),
+            block_seconds={node: entry.block_seconds for node, entry in profile.items()},
+            block_seconds_source={node: entry.source for node, entry in profile.items()},
+        )
+    except ChainError as error:
+        raise BundleError(
+            f"the profile in bundle '{manifest.name}' does not fit its model: {error}. "
+            f"Predict it again: 'understudy profile model --store'"
+        ) from error
 
 
 def check_writable(folder: Path | str, *, force: bool) -> None:

@@ -14,11 +14,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    JsonValue,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
+
+from planner.chain import SecondsSource
 
 FORMAT: Final = 1
 MANIFEST_FILE = "manifest.json"
@@ -51,6 +52,9 @@ def wilson_interval(correct: int, images: int, z: float = 1.959964) -> tuple[flo
     low = 0.0 if correct == 0 else (centre - reach) / denominator
     high = 1.0 if correct == images else (centre + reach) / denominator
     return low, high
+
+
+Seconds = Annotated[float, Field(ge=0)]
 
 
 class Edge(BaseModel):
@@ -191,6 +195,20 @@ class PartRecord(Edge):
         return self
 
 
+class NodeProfile(Edge):
+    """What the model takes on one node, for one frame.
+
+    Attributes:
+        source: where `block_seconds` come from, see `planner.chain`.
+        block_seconds: one number per block.
+        part_seconds: by name of a part (`exit:4-17`), measured where it could be, else predicted.
+    """
+
+    source: SecondsSource
+    block_seconds: tuple[Seconds, ...]
+    part_seconds: dict[str, Seconds] = Field(default_factory=dict)
+
+
 class FileRecord(Edge):
     """What a file of the bundle must be: its SHA-256 (64 hex digits) and its size in bytes."""
 
@@ -220,7 +238,7 @@ class Manifest(Edge):
         accuracy: measured on labelled calibration data; None if it never was.
         parts: what can replace blocks that are lost; empty where there was no calibration data.
         held_out: the healthy network on the images on which the parts were measured; None where they were not.
-        profile: a place for what later versions measure; empty today.
+        profile: node name to what the model takes there; empty where nothing was profiled.
         files: relative POSIX path to its record; every file of the bundle except the manifest. Files in the folder
             that are not listed (a README) are not part of the bundle.
         source: origin and licence.
@@ -238,7 +256,7 @@ class Manifest(Edge):
     accuracy: Accuracy | None = None
     parts: tuple[PartRecord, ...] = ()
     held_out: HeldOut | None = None
-    profile: dict[str, JsonValue] = Field(default_factory=dict)
+    profile: dict[str, NodeProfile] = Field(default_factory=dict)
     files: dict[str, FileRecord] = Field(default_factory=dict)
     source: Source | None = None
 

@@ -17,6 +17,7 @@ from stages.bundle import Bundle
 from stages.fitting import part_of
 from stages.graph import ModelGraph
 from stages.latency import LatencyModel, Session, measure_sessions, part_session, stage_session
+from stages.manifest import NodeProfile
 
 Source = SecondsSource
 """Where seconds come from: a profile alone; runs of just this; or a profile corrected by runs of what is deployed."""
@@ -187,6 +188,16 @@ def chain_document(latency: ModelLatency, node: str) -> dict[str, Any]:
         "block_seconds": {node: list(latency.block_seconds)},
         "block_seconds_source": {node: latency.source},
     }
+
+
+def node_profile(latency: ModelLatency) -> NodeProfile:
+    """As a bundle keeps it for one node."""
+    rows = (*latency.stages, *latency.parts)
+    return NodeProfile(
+        source=latency.source,
+        block_seconds=latency.block_seconds,
+        part_seconds={row.part: row.seconds for row in rows},
+    )
 
 
 def document(latency: ModelLatency, profile: Profile, node: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ from recovery.status import status
 from stages.blobs import CHUNK_BYTES
 from stages.errors import FrameError
 from stages.ledger import Ledger
-from stages.manifest import Accuracy, ImageInput, Manifest, OutputSpec, PartRecord, TensorInput
+from stages.manifest import Accuracy, ImageInput, Manifest, NodeProfile, OutputSpec, PartRecord, TensorInput
 from stages.results import Provenance, dead_letter_json, result_json
 from stages.spec import PipelineSpec
 from tests.unit.builders import beat, route
@@ -320,7 +320,7 @@ def test_the_example_of_a_configuration_is_a_valid_one() -> None:
     assert [node.memory for node in config.nodes] == [220 << 10] * 4
 
 
-@pytest.mark.parametrize("model", [Manifest, ImageInput, TensorInput, OutputSpec, Accuracy, PartRecord])
+@pytest.mark.parametrize("model", [Manifest, ImageInput, TensorInput, OutputSpec, Accuracy, PartRecord, NodeProfile])
 def test_the_bundle_page_names_every_key_of_the_manifest(model: Any) -> None:
     assert missing(model.model_fields, BUNDLE) == []
 

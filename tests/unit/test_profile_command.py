@@ -7,6 +7,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from broker.errors import UnderstudyError
+from stages.bundle import Bundle, chain_of, write_bundle
+from stages.description import describe
+from stages.errors import BundleError
+from stages.graph import ModelGraph
+from stages.manifest import NodeProfile
 from tests.onnx_models import resnet
 from tests.unit.latency_profiles import make_profile, roofline_law
 from understudy.cli.main import app
@@ -79,6 +84,30 @@ def test_the_table_for_people_has_the_interval(network: Path, known: Path) -> No
     told = invoke("model", network, "--profile", known).stdout
     assert "95 % interval" in told
     assert "stage:0-" in told
+
+
+def test_what_is_stored_in_a_bundle_is_what_the_planner_and_the_controller_reckon_with(
+    network: Path, known: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundle"
+    write_bundle(folder, describe(ModelGraph.load(network), name="small"), model_path=network)
+    before = Bundle.load(folder)
+    found = json.loads(invoke("model", folder, "--profile", known, "--node", "pi", "--store", "--json").stdout)
+    bundle = Bundle.load(folder)
+    assert bundle.manifest.version != before.manifest.version
+    graph = ModelGraph.load(bundle.model_path)
+    chain = chain_of(graph, bundle.manifest)
+    assert chain.block_seconds == {"pi": tuple(found["block_seconds"]["pi"])}
+    assert chain.block_seconds_source == {"pi": "predicted"}
+    assert bundle.manifest.profile["pi"].part_seconds[found["stages"][0]["part"]] == found["latency_s"]
+    other = bundle.manifest.model_copy(update={"profile": {"pi": NodeProfile(source="measured", block_seconds=(1.0,))}})
+    with pytest.raises(BundleError, match="understudy profile model --store"):
+        chain_of(graph, other)
+
+
+def test_a_bare_model_has_nowhere_to_store_a_profile(network: Path, known: Path) -> None:
+    with pytest.raises(BundleError, match="understudy prepare"):
+        invoke("model", network, "--profile", known, "--store")
 
 
 @pytest.mark.parametrize("cuts", ["0", "99", "2,1"])

@@ -82,12 +82,12 @@ def document(plan: Plan) -> dict[str, Any]:
 
 def _chain_of(model: Path) -> Chain:
     """The chain of a bundle (a folder) or of a bare model."""
-    from stages.bundle import Bundle
+    from stages.bundle import Bundle, chain_of
     from stages.graph import ModelGraph
 
     if model.is_dir():
         bundle = Bundle.load(model)
-        return ModelGraph.load(bundle.model_path, shapes=bundle.manifest.shapes).chain()
+        return chain_of(ModelGraph.load(bundle.model_path, shapes=bundle.manifest.shapes), bundle.manifest)
     return ModelGraph.load(model).chain()
 
 

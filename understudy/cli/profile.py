@@ -99,6 +99,9 @@ def model(
     chain: Annotated[
         Path | None, typer.Option("--chain", metavar="FILE", help="Write a chain for `understudy plan --chain`.")
     ] = None,
+    store: Annotated[
+        bool, typer.Option("--store", help="Put it into the bundle, for the controller: --node names one of its nodes.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Predict what each stage and part of a model takes on a machine.
@@ -109,10 +112,10 @@ def model(
     """
     import json
 
-    from stages.bundle import Bundle, bundle_from_model
+    from stages.bundle import Bundle, bundle_from_model, store_profile
     from stages.graph import ModelGraph
     from understudy.files import write_text
-    from understudy.latency import chain_document, document, predict_model
+    from understudy.latency import chain_document, document, node_profile, predict_model
     from understudy.profilefile import read_profile
 
     with _errors():
@@ -122,6 +125,8 @@ def model(
         found = predict_model(bundle, graph, known, cuts=_cuts(cuts), runs=runs if measure else 0)
         if chain is not None:
             write_text(chain, json.dumps(chain_document(found, node), indent=1) + "\n")
+        if store:
+            store_profile(bundle, node, node_profile(found))
     if json_:
         _echo_json(document(found, known, node))
     else:
