@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ class AccuracyModelError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """How a network was trained; None: not known."""
+    """How a network was trained; None: not known. Where one of them is not known, none of them is used."""
 
     learning_rate: float | None = None
     epochs: float | None = None
@@ -119,6 +119,12 @@ def _training(training: Training) -> list[float]:
     ]
 
 
+Known = Literal["told", "blind"]
+"""Whether the training is known: all of it, or nothing."""
+
+BOTH: tuple[Known, ...] = ("told", "blind")
+
+
 class Trees(Protocol):
     def predict(self, data: Floats) -> Any: ...
     def model_to_string(self) -> str: ...
@@ -133,19 +139,24 @@ SETTINGS: Mapping[str, Any] = {
 }
 
 
-def fit_trees(rows: Floats, targets: Floats, *, rounds: int = SETTINGS["rounds"]) -> Trees:
-    """Rows (n, k), targets (n,). Every row is seen twice, the second time without what is known of the training: a
-    network that comes from elsewhere has none.
+def fit_trees(rows: Floats, targets: Floats, *, known: Known, rounds: int = SETTINGS["rounds"]) -> Trees:
+    """Rows (n, k), targets (n,). `blind`: without what is known of the training. (Trees that shall do both are worse at
+    either.)
 
     Raises:
         MissingPackageError: LightGBM is not installed.
     """
-    blind = rows.copy()
-    blind[:, TRAINING_COLUMNS] = math.nan
-    both, twice = np.concatenate([rows, blind]), np.concatenate([targets, targets])
-    trees: Any = boosting.fit(both, twice, np.ones(len(twice)), {**SETTINGS, "rounds": rounds}, seed=0)
+    given = blinded(rows) if known == "blind" else rows
+    trees: Any = boosting.fit(given, targets, np.ones(len(targets)), {**SETTINGS, "rounds": rounds}, seed=0)
     found: Trees = trees
     return found
+
+
+def blinded(rows: Floats) -> Floats:
+    """Rows (n, k) without what is known of the training."""
+    blind = rows.copy()
+    blind[:, TRAINING_COLUMNS] = math.nan
+    return blind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,15 +164,15 @@ class AccuracyModel:
     """Trees, and how far they are off.
 
     Attributes:
-        trees: what predicts.
-        reach: by technique, half the width of the interval.
+        trees: what predicts, where the training is known and where it is not.
+        reach: likewise, by technique, half the width of the interval.
         sizes: the least and the largest of each of `SIZE_COLUMNS` that it was made from, two rows.
         classes: of the networks that it was made from; it can say nothing of others.
         made_from: for people: networks, checkpoints, images.
     """
 
-    trees: Trees
-    reach: Mapping[str, float]
+    trees: Mapping[Known, Trees]
+    reach: Mapping[Known, Mapping[str, float]]
     sizes: Sizes
     classes: int
     made_from: Mapping[str, Any] = field(default_factory=dict)
@@ -173,12 +184,14 @@ class AccuracyModel:
         Raises:
             AccuracyModelError: it never saw a technique.
         """
-        values = np.clip(np.asarray(self.trees.predict(np.stack(rows)), np.float64), 0.0, 1.0).tolist()
         found = []
-        for row, value, technique in zip(rows, values, techniques, strict=True):
-            if technique not in self.reach:
+        for row, technique in zip(rows, techniques, strict=True):
+            known: Known = "blind" if np.isnan(row[TRAINING_COLUMNS]).any() else "told"
+            if technique not in self.reach[known]:
                 raise AccuracyModelError(f"the accuracy model was made without '{technique}'")
-            reach = 1.0 if self.is_beyond(row) else self.reach[technique]
+            given = blinded(row[None]) if known == "blind" else row[None]
+            value = min(1.0, max(0.0, float(self.trees[known].predict(given)[0])))
+            reach = 1.0 if self.is_beyond(row) else self.reach[known][technique]
             found.append(Predicted(value=value, low=max(0.0, value - reach), high=min(1.0, value + reach)))
         return found
 
@@ -200,10 +213,10 @@ class AccuracyModel:
             "kind": KIND,
             "format": FORMAT,
             "classes": self.classes,
-            "reach": dict(self.reach),
+            "reach": {known: dict(reach) for known, reach in self.reach.items()},
             "sizes": self.sizes,
             "made_from": dict(self.made_from),
-            "trees": self.trees.model_to_string(),
+            "trees": {known: trees.model_to_string() for known, trees in self.trees.items()},
         }
         return json.dumps(document, indent=1) + "\n"
 
@@ -214,9 +227,10 @@ class AccuracyModel:
             document = json.loads(text)
             if document["kind"] != KIND or document["format"] != FORMAT:
                 raise AccuracyModelError(f"it is no {KIND} of format {FORMAT}")
-            reach = {str(name): float(value) for name, value in document["reach"].items()}
+            reach = {known: {str(k): float(v) for k, v in document["reach"][known].items()} for known in BOTH}
             least, most = (_three(row) for row in document["sizes"])
-            text, classes, made_from = str(document["trees"]), int(document["classes"]), dict(document["made_from"])
+            texts = {known: str(document["trees"][known]) for known in BOTH}
+            classes, made_from = int(document["classes"]), dict(document["made_from"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, AccuracyModelError):
                 raise
@@ -225,7 +239,7 @@ class AccuracyModel:
         import lightgbm
 
         try:
-            trees = lightgbm.Booster(model_str=text)
+            trees: dict[Known, Trees] = {known: lightgbm.Booster(model_str=text) for known, text in texts.items()}
         except lightgbm.basic.LightGBMError as error:
             raise AccuracyModelError(f"its trees cannot be read: {error}") from error
         return cls(trees=trees, reach=reach, sizes=(least, most), classes=classes, made_from=made_from)

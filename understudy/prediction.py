@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.errors import UnderstudyError
 from planner.accuracy import (
+    OPTIMISERS,
     AccuracyModel,
     AccuracyModelError,
     Predicted,
@@ -45,7 +46,7 @@ def load_accuracy_model(path: Path) -> AccuracyModel:
 
 
 def parse_training(text: str) -> Training:
-    """`learning_rate=0.1,epochs=40,batch_size=128,optimiser=sgd`, any of them.
+    """`learning_rate=0.1,epochs=40,batch_size=128,optimiser=sgd`, all four.
 
     Raises:
         ValueError: something else.
@@ -67,6 +68,11 @@ def parse_training(text: str) -> Training:
             raise ValueError(f"'{word}': a number is wanted") from error
         if name != "optimiser" and not 0 < found[name] < math.inf:
             raise ValueError(f"'{word}': a finite number more than 0 is wanted")
+    missing = [name for name in known if name not in found]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} wanted as well: of a training that is half known nothing is used")
+    if found["optimiser"] not in OPTIMISERS:
+        raise ValueError(f"optimiser '{found['optimiser']}': one of {', '.join(OPTIMISERS)} is wanted")
     return Training(**found)
 
 

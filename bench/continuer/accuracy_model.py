@@ -9,7 +9,7 @@ training nothing is told, against what their bundles measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 from bench.continuer.histories import Floats, History, Table
 from bench.prepared import Network, prepared
 from planner.accuracy import (
+    BOTH,
     AccuracyModel,
+    Known,
     Predicted,
     Training,
     Variant,
     Weights,
+    blinded,
     features,
     fit_trees,
     reach_of,
@@ -55,12 +58,14 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
-    """A variant of a network from elsewhere."""
+    """A variant of a network from elsewhere. `beyond`: it is smaller or larger than all that the trees were fitted on,
+    so that nothing is claimed of it."""
 
     network: str
     variant: str
     measured: float
     predicted: Predicted
+    beyond: bool
 
     @property
     def covered(self) -> bool:
@@ -78,12 +83,13 @@ def folds(groups: NDArray[np.str_], *, seed: int = 0) -> Iterator[tuple[NDArray[
             yield ~tried, tried
 
 
-def predict_left_out(table: Table, division: str) -> Floats:
+def predict_left_out(table: Table, division: str, known: Known = "told") -> Floats:
     """For each row what trees say that did not see its group; NaN where there is only one group."""
     predicted = np.full(len(table.targets), np.nan)
+    rows = blinded(table.rows) if known == "blind" else table.rows
     for fitted, tried in folds(table.groups[division]):
-        trees = fit_trees(table.rows[fitted], table.targets[fitted])
-        predicted[tried] = np.clip(trees.predict(table.rows[tried]), 0.0, 1.0)
+        trees = fit_trees(rows[fitted], table.targets[fitted], known=known)
+        predicted[tried] = np.clip(trees.predict(rows[tried]), 0.0, 1.0)
     return predicted
 
 
@@ -112,15 +118,16 @@ def _score(division: str, technique: str, truth: Floats, guess: Floats) -> Score
     )
 
 
-def make(table: Table, left_out: dict[str, Floats], histories: Sequence[History]) -> AccuracyModel:
+def make(table: Table, left_out: Mapping[tuple[str, Known], Floats], histories: Sequence[History]) -> AccuracyModel:
     """Fitted on everything. Its intervals: the wider of those for networks and for families that were not seen."""
-    reach = {}
-    for technique in sorted(set(table.techniques.tolist())):
-        mine = table.techniques == technique
-        errors = [left_out[division][mine] - table.targets[mine] for division in UNSEEN]
-        reach[technique] = max(reach_of(one[~np.isnan(one)]) for one in errors if not np.isnan(one).all())
+    reach: dict[Known, dict[str, float]] = {known: {} for known in BOTH}
+    for known in BOTH:
+        for technique in sorted(set(table.techniques.tolist())):
+            mine = table.techniques == technique
+            errors = [left_out[division, known][mine] - table.targets[mine] for division in UNSEEN]
+            reach[known][technique] = max(reach_of(one[~np.isnan(one)]) for one in errors if not np.isnan(one).all())
     return AccuracyModel(
-        trees=fit_trees(table.rows, table.targets),
+        trees={known: fit_trees(table.rows, table.targets, known=known) for known in BOTH},
         reach=reach,
         sizes=sizes_of(table.rows),
         classes=10,
@@ -146,7 +153,7 @@ def elsewhere(model: AccuracyModel, network: Network, count: int) -> list[Tried]
     variants: list[tuple[str, Variant, Accuracy]] = [("healthy", Variant(technique="none"), manifest.held_out)]
     for record in manifest.parts:
         technique = record.variant if record.technique == "standby" else record.technique
-        if technique in model.reach and technique != "exit" and record.accuracy is not None:
+        if technique in model.reach["blind"] and technique != "exit" and record.accuracy is not None:
             span = (layers.first_layer[record.first_block], layers.first_layer[record.end_block])
             variant = Variant(technique=technique, first_layer=span[0], end_layer=span[1])
             variants.append((part_of(record).name, variant, record.accuracy))
@@ -156,6 +163,12 @@ def elsewhere(model: AccuracyModel, network: Network, count: int) -> list[Tried]
     rows = [features(weights, Training(), variant, pixels=pixels) for _, variant, _ in variants]
     predicted = model.predict(rows, [variant.technique for _, variant, _ in variants])
     return [
-        Tried(network=network.name, variant=name, measured=accuracy.value, predicted=found)
-        for (name, _, accuracy), found in zip(variants, predicted, strict=True)
+        Tried(
+            network=network.name,
+            variant=name,
+            measured=accuracy.value,
+            predicted=found,
+            beyond=model.is_beyond(row),
+        )
+        for (name, _, accuracy), row, found in zip(variants, rows, predicted, strict=True)
     ]

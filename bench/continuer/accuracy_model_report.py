@@ -43,9 +43,12 @@ def show(console: Console, scored: Sequence[Score], tried: Sequence[Tried], comm
             f"{own.predicted.low:.1%} - {own.predicted.high:.1%}",
             f"{100 * abs(own.predicted.value - own.measured):.1f}",
             f"{100 * float(np.mean(off)):.1f}" if off else "-",
-            f"{sum(one.covered for one in mine)} of {len(mine)}",
+            "beyond" if own.beyond else f"{sum(one.covered for one in mine)} of {len(mine)}",
         )  # fmt: skip
     console.print(made)
+    console.print(
+        "beyond: smaller or larger than all that the trees were fitted on; nothing is claimed, prepare refuses"
+    )
 
 
 def figures(scored: Sequence[Score], tried: Sequence[Tried]) -> list[Figure]:
@@ -56,8 +59,8 @@ def figures(scored: Sequence[Score], tried: Sequence[Tried]) -> list[Figure]:
             note = f"paper: {PAPER_R2}, {PAPER_ERROR}" if one.division == "checkpoint" else ""
             made.append(figure(f"accuracy from weights, by {one.division}: R^2", one.r2, note=note))
             made.append(figure(f"accuracy from weights, by {one.division}: error", one.percent, note=note))
-    if tried:
-        covered = sum(one.covered for one in tried) / len(tried)
-        note = f"{len(tried)} variants of networks from elsewhere"
-        made.append(figure("accuracy from weights, elsewhere: interval covers", covered, note=note))
+    claimed = [one for one in tried if not one.beyond]
+    note = f"{len(claimed)} variants of networks from elsewhere, {len(tried) - len(claimed)} beyond the trees' sizes"
+    covered = sum(one.covered for one in claimed) / len(claimed) if claimed else None
+    made.append(figure("accuracy from weights, elsewhere: interval covers", covered, note=note))
     return made

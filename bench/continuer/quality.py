@@ -18,6 +18,7 @@ from bench.continuer import (
 from bench.continuer.histories import load_all, table
 from bench.document import Figure
 from bench.prepared import NETWORKS
+from planner.accuracy import Known
 from planner.predictor import Predictor
 from planner.profile import Profile
 from stages.latency import LatencyModel
@@ -54,11 +55,17 @@ def measure_accuracy_model(options: argparse.Namespace, console: Console) -> Fou
         return [], {"left_out": "no histories"}
     histories = load_all(options.histories)
     rows = table(histories)
+    wanted: list[tuple[str, Known]] = [(division, "told") for division in accuracy_model.DIVISIONS]
+    wanted += [(division, "blind") for division in accuracy_model.UNSEEN]
     left_out = {}
-    for division in accuracy_model.DIVISIONS:
+    for division, known in wanted:
         with console.status(f"accuracy from weights, divided by {division}"):
-            left_out[division] = accuracy_model.predict_left_out(rows, division)
-    scored = [one for name in left_out for one in accuracy_model.scores(rows, name, left_out[name])]
+            left_out[division, known] = accuracy_model.predict_left_out(rows, division, known)
+    scored = [
+        score
+        for (division, known), predicted in left_out.items()
+        for score in accuracy_model.scores(rows, division if known == "told" else f"{division}, blind", predicted)
+    ]
     model = accuracy_model.make(rows, left_out, histories)
     if options.write_model is not None:
         options.write_model.write_text(model.to_json(), encoding="utf-8")

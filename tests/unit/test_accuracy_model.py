@@ -13,6 +13,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from planner.accuracy import (
+    BOTH,
     AccuracyModel,
     AccuracyModelError,
     Training,
@@ -33,6 +34,7 @@ from understudy.data import digits_bundle
 from understudy.prediction import PredictionError, load_accuracy_model, parse_training
 
 DIGITS = digits_bundle()
+ALL = "learning_rate=0.1,epochs=40,batch_size=64,optimiser=sgd"
 
 
 def weights(layers: int, seed: int = 0) -> Weights:
@@ -53,10 +55,10 @@ def small_model(most_layers: float = 100.0) -> AccuracyModel:
         rows.append(features(weights(20), Training(epochs=3), variant, pixels=64))
         lost = 0.8 * (end - first) / 20 if technique == "skip" else 0.01 * (technique == "int4")
         targets.append(0.9 - lost)
-    trees = fit_trees(np.stack(rows), np.array(targets), rounds=60)
+    trees = {known: fit_trees(np.stack(rows), np.array(targets), known=known, rounds=60) for known in BOTH}
     sizes = ((1.0, 0.0, 16.0), (most_layers, 30.0, 4096.0))
     reach = {"none": 0.05, "skip": 0.2, "int8": 0.05, "int4": 0.06}
-    return AccuracyModel(trees=trees, reach=reach, sizes=sizes, classes=10)
+    return AccuracyModel(trees=trees, reach=dict.fromkeys(BOTH, reach), sizes=sizes, classes=10)
 
 
 def run(*words: object) -> Result:
@@ -140,7 +142,14 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
 def test_a_bundle_without_data_says_that_its_accuracies_are_predicted(tmp_path: Path) -> None:
     path = tmp_path / "model.json"
     path.write_text(small_model().to_json())
-    words = ("--accuracy-model", path, "--training", "epochs=40,optimiser=sgd", "--nodes", "2-4")
+    words = (
+        "--accuracy-model",
+        path,
+        "--training",
+        "learning_rate=0.1,epochs=40,batch_size=64,optimiser=sgd",
+        "--nodes",
+        "2-4",
+    )
     result = run(DIGITS.model_path, *words, "-o", tmp_path / "d")
     assert result.exit_code == 0, result.output
     assert "predicted from the weights and not measured" in result.stdout
@@ -175,14 +184,27 @@ def test_nothing_is_predicted_for_other_classes_or_sizes_or_beside_data(tmp_path
     assert "what can be measured is not predicted" in " ".join(both.output.split())
 
 
-@pytest.mark.parametrize("text", ["epochs", "speed=3", "epochs=many", "epochs=0", "learning_rate=inf"])
+@pytest.mark.parametrize(
+    "text",
+    ["epochs", "speed=3", "epochs=many", "epochs=0", "learning_rate=inf", "epochs=40", ALL.replace("sgd", "lion")],
+)
 def test_a_training_that_is_not_understood_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"wanted|none of"):
         parse_training(text)
 
 
-def test_a_training_may_be_known_in_part() -> None:
-    assert parse_training("epochs=40, optimiser=adam") == Training(epochs=40, optimiser="adam")
+def test_a_training_is_known_as_a_whole() -> None:
+    known = Training(learning_rate=0.1, epochs=40, batch_size=64, optimiser="sgd")
+    assert parse_training(ALL) == known
+    assert parse_training(ALL.replace(",", ", ")) == known
+
+
+def test_of_a_training_that_is_half_known_nothing_is_used() -> None:
+    model = small_model()
+    variant = Variant(technique="skip", first_layer=0, end_layer=9)
+    rows = [features(weights(20), known, variant, pixels=64) for known in (Training(), Training(epochs=3))]
+    one, other = model.predict(rows, ["skip", "skip"])
+    assert one == other
 
 
 def test_a_measured_accuracy_is_written_as_before() -> None:

@@ -42,7 +42,7 @@ def prepare(
         str | None,
         typer.Option(
             metavar="epochs=40,...",
-            help="For --accuracy-model, what is known of: learning_rate, epochs, batch_size, optimiser (sgd, adam).",
+            help="For --accuracy-model, if known: learning_rate, epochs, batch_size, optimiser (sgd, adam), all four.",
         ),
     ] = None,
     labels: Annotated[
