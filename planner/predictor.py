@@ -1,9 +1,10 @@
 """Predicts the seconds of layers from a machine's profile (CONTINUER, section "Latency prediction model").
 
-For each type of layer the roofline t0(x) (`planner.roofline`) is fitted, and boosted trees g on log(t / t0): the
-prediction is t0(x) exp(g(x)), so that beyond the range of the samples it goes on as operations and bytes do. Its
-interval is conformal: the residuals r of samples that the trees did not see have a quantile q, and 95 of 100 times the
-truth is within [t exp(-q), t exp(q)].
+For each type of layer a roofline t0(x) (`planner.roofline`) is fitted per layout, since kernels for another layout are
+other kernels, and boosted trees g on log(t / t0): the prediction is t0(x) exp(s g(x)), so that beyond the range of the
+samples it goes on as operations and bytes do; s, 0 to 1, is what the trees are worth on samples that they did not see.
+Its interval is conformal: the residuals r of those samples have a quantile q, and 95 of 100 times the truth is within
+[t exp(-q), t exp(q)].
 
 A type without enough samples is predicted from operations and bytes alone: by its own roofline where it has a few
 samples, else by one over all types. The prediction says so, and its interval is as wide as these samples differ.
@@ -25,6 +26,9 @@ from planner.roofline import Roofline
 
 Floats = NDArray[np.float64]
 
+NEEDED = ("work", "bytes_in", "bytes_out", "bytes_weights", "blocked")
+"""Features that the rooflines are made from: operations, bytes, and which layout a layer's kernel is for."""
+
 LEAST_SAMPLES = 16
 """A type with fewer has no trees."""
 
@@ -32,6 +36,9 @@ FEW_SAMPLES = 5
 """A type with fewer has no roofline of its own either."""
 
 CONFIDENCE = 0.95
+LAYOUT_SAMPLES = 12
+"""A layout with fewer goes with the others."""
+
 UNKNOWN_FACTOR, FEW_FACTOR = 3.0, 1.5
 """The least factor of the interval of a type that was never profiled, and of one with few samples."""
 
@@ -61,11 +68,38 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Base:
+    """Rooflines of a type: of all of its samples, and of those with one layout, where there are enough."""
+
+    common: Roofline
+    by_layout: Mapping[float, Roofline]
+
+    @classmethod
+    def fit(cls, profile: Profile, rows: Floats, seconds: Floats) -> _Base:
+        work, layouts = _work(profile, rows), _layouts(profile, rows)
+        found = {}
+        for layout in np.unique(layouts).tolist():
+            same = layouts == layout
+            if same.sum() >= LAYOUT_SAMPLES:
+                flops, activation_bytes, weight_bytes = (column[same] for column in work)
+                found[layout] = Roofline.fit(flops, activation_bytes, weight_bytes, seconds[same])
+        return cls(common=Roofline.fit(*work, seconds), by_layout=found)
+
+    def seconds(self, profile: Profile, rows: Floats) -> Floats:
+        work, layouts = _work(profile, rows), _layouts(profile, rows)
+        total = self.common.seconds(*work)
+        for layout, roofline in self.by_layout.items():
+            total = np.where(layouts == layout, roofline.seconds(*work), total)
+        return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _KindModel:
-    roofline: Roofline
+    base: _Base
     trees: boosting.Model | None
     quantile: float
     largest: Floats
+    shrink: float = 1.0
 
 
 class Predictor:
@@ -75,7 +109,7 @@ class Predictor:
         """Raises ProfileError where the profile has no samples, or lacks a feature that is needed."""
         if not profile.samples:
             raise ProfileError("the profile has no samples")
-        missing = {"flops", "bytes_in", "bytes_out", "bytes_weights"} - set(profile.feature_names)
+        missing = set(NEEDED) - set(profile.feature_names)
         if missing:
             raise ProfileError(f"the profile's samples have no {', '.join(sorted(missing))}")
         self.profile = profile
@@ -114,7 +148,7 @@ class Predictor:
     def roofline_seconds(self, kind: str, features: Sequence[Mapping[str, float]]) -> Floats:
         """The same by operations and bytes alone, to compare with; for a type that was profiled."""
         rows = np.array([[row[name] for name in self.profile.feature_names] for row in features], np.float64)
-        return self._model(kind).roofline.seconds(*_work(self.profile, rows))
+        return self._model(kind).base.seconds(self.profile, rows)
 
     def _model(self, kind: str) -> _KindModel:
         if kind not in self._models:
@@ -153,29 +187,38 @@ class Predictor:
 
 
 def fit_kind(profile: Profile, samples: Sequence[Sample], settings: Mapping[str, Any], *, seed: int) -> _KindModel:
-    """Roofline, trees and interval of one type from its samples."""
+    """Rooflines, trees and interval of one type from its samples."""
     rows, seconds = table(samples)
-    roofline = Roofline.fit(*_work(profile, rows), seconds)
-    base = roofline.seconds(*_work(profile, rows))
-    target, inputs = np.log(seconds / base), _inputs(rows, base)
+    base = _Base.fit(profile, rows, seconds)
+    crude = base.seconds(profile, rows)
+    target, inputs = np.log(seconds / crude), _inputs(rows, crude)
     weights, groups = worth(samples), np.array([sample.index for sample in samples])
     unseen = boosting.left_out(inputs, target, weights, groups, settings, seed=seed)
+    shrink = _shrink(target, unseen, weights)
     trees = boosting.fit(inputs, target, weights, settings, seed=seed)
     return _KindModel(
-        roofline=roofline,
+        base=base,
         trees=trees,
-        quantile=conformal(np.abs(target - unseen)),
+        quantile=conformal(np.abs(target - shrink * unseen)),
         largest=np.stack(_work(profile, rows), axis=1).max(axis=0),
+        shrink=shrink,
     )
+
+
+def _shrink(target: Floats, unseen: Floats, weights: Floats) -> float:
+    """How much of what the trees say is worth adding, by samples that they did not see: 1 all of it, 0 nothing, where a
+    type keeps to its roofline and the trees only repeat noise."""
+    power = float((weights * unseen**2).sum())
+    return min(1.0, max(0.0, float((weights * target * unseen).sum()) / power)) if power > 0 else 0.0
 
 
 def _crude(profile: Profile, samples: Sequence[Sample], least_factor: float) -> _KindModel:
     """A roofline alone, and how far it is off."""
     rows, seconds = table(samples)
-    roofline = Roofline.fit(*_work(profile, rows), seconds)
-    errors = np.abs(np.log(seconds / roofline.seconds(*_work(profile, rows))))
+    base = _Base.fit(profile, rows, seconds)
+    errors = np.abs(np.log(seconds / base.seconds(profile, rows)))
     return _KindModel(
-        roofline=roofline,
+        base=base,
         trees=None,
         quantile=max(conformal(errors), math.log(least_factor)),
         largest=np.stack(_work(profile, rows), axis=1).max(axis=0),
@@ -183,17 +226,17 @@ def _crude(profile: Profile, samples: Sequence[Sample], least_factor: float) -> 
 
 
 def predicted_seconds(profile: Profile, model: _KindModel, rows: Floats) -> Floats:
-    base = model.roofline.seconds(*_work(profile, rows))
+    crude = model.base.seconds(profile, rows)
     if model.trees is None:
-        return base
-    return np.asarray(base * np.exp(np.asarray(model.trees.predict(_inputs(rows, base)))))
+        return crude
+    return np.asarray(crude * np.exp(model.shrink * np.asarray(model.trees.predict(_inputs(rows, crude)))))
 
 
 def tuning_data(profile: Profile, samples: Sequence[Sample]) -> tuple[Floats, Floats, Floats, NDArray[np.int64]]:
     """What `boosting.search` needs of one type: features, target, weights, groups."""
     rows, seconds = table(samples)
-    base = Roofline.fit(*_work(profile, rows), seconds).seconds(*_work(profile, rows))
-    return _inputs(rows, base), np.log(seconds / base), worth(samples), np.array([sample.index for sample in samples])
+    crude = _Base.fit(profile, rows, seconds).seconds(profile, rows)
+    return _inputs(rows, crude), np.log(seconds / crude), worth(samples), np.array([sample.index for sample in samples])
 
 
 def table(samples: Sequence[Sample]) -> tuple[Floats, Floats]:
@@ -216,9 +259,13 @@ def conformal(errors: Floats) -> float:
 
 
 def _work(profile: Profile, rows: Floats) -> tuple[Floats, Floats, Floats]:
-    """FLOPs, bytes of activations and of weights, each (n,)."""
-    at = {name: profile.feature_names.index(name) for name in ("flops", "bytes_in", "bytes_out", "bytes_weights")}
-    return rows[:, at["flops"]], rows[:, at["bytes_in"]] + rows[:, at["bytes_out"]], rows[:, at["bytes_weights"]]
+    """Operations, bytes of activations and of weights, each (n,)."""
+    at = {name: profile.feature_names.index(name) for name in NEEDED}
+    return rows[:, at["work"]], rows[:, at["bytes_in"]] + rows[:, at["bytes_out"]], rows[:, at["bytes_weights"]]
+
+
+def _layouts(profile: Profile, rows: Floats) -> Floats:
+    return rows[:, profile.feature_names.index("blocked")]
 
 
 def _inputs(rows: Floats, base: Floats) -> Floats:

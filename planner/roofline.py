@@ -16,30 +16,32 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 TERMS = 4
-LEAST_S = 1e-8
-"""No layer is taken for faster than that: the time's logarithm is predicted."""
+FLOOR = 0.5
+"""No layer is taken for faster than this times the fastest sample: the time's logarithm is predicted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roofline:
     """Attributes:
     coefficients: a (seconds), b (seconds per operation), c and d (seconds per byte).
+    least_s: the least that is predicted.
     """
 
     coefficients: tuple[float, float, float, float]
+    least_s: float
 
     @classmethod
     def fit(cls, flops: Floats, activation_bytes: Floats, weight_bytes: Floats, seconds: Floats) -> Roofline:
         """From n >= 1 layers, each argument of shape (n,)."""
         columns = np.stack([np.ones_like(seconds), flops, activation_bytes, weight_bytes], axis=1)
         a, b, c, d = non_negative_least_squares(columns / seconds[:, None], np.ones_like(seconds))
-        return cls(coefficients=(float(a), float(b), float(c), float(d)))
+        return cls(coefficients=(float(a), float(b), float(c), float(d)), least_s=FLOOR * float(seconds.min()))
 
     def seconds(self, flops: Any, activation_bytes: Any, weight_bytes: Any) -> Floats:
-        """For numbers or arrays of one shape; at least `LEAST_S`."""
+        """For numbers or arrays of one shape; at least `least_s`."""
         a, b, c, d = self.coefficients
         total = a + b * np.asarray(flops) + c * np.asarray(activation_bytes) + d * np.asarray(weight_bytes)
-        return np.maximum(total, LEAST_S)
+        return np.maximum(total, self.least_s)
 
 
 def non_negative_least_squares(matrix: Floats, target: Floats) -> Floats:

@@ -52,6 +52,7 @@ ACTIVATIONS = ("", "Relu", "Clip", "Sigmoid", "HardSigmoid", "Tanh", "LeakyRelu"
 
 FEATURES = (
     "flops",
+    "work",
     "bytes_in",
     "bytes_out",
     "bytes_weights",
@@ -68,6 +69,7 @@ FEATURES = (
     "dilation",
     "groups",
     "group_channels",
+    "group_filters",
     "padded",
     "last",
     "rank",
@@ -79,7 +81,8 @@ FEATURES = (
     "blocked",
     "variant",
 )
-"""Names, in this order. `group_channels`: input channels of one group. `last`: elements of the last dimension of the
+"""Names, in this order. `work`: the operations less those on the border's padding, which kernels for the blocked layout
+and for pooling leave out. `group_channels`: input channels of one group. `last`: elements of the last dimension of the
 first operand; `axis`: of the one that the operator works along. `operands`: how many are computed. `broadcast`: bytes
 of the smaller operand over those of the larger. `variant`: tells operators of one type apart. The others are what they
 are called, 0 where they do not apply."""
@@ -124,6 +127,7 @@ def features(layer: Layer) -> dict[str, float]:
     found = {
         **traffic,
         "flops": flops,
+        "work": flops * (_inside(layer, first, out) if _skips_padding(layer) else 1.0),
         "intensity": flops / max(1.0, sum(traffic.values())),
         **_window(layer, first, out),
         "last": float(first.shape[-1]) if first.shape else 1.0,
@@ -176,9 +180,35 @@ def _window(layer: Layer, first: Operand, out: Operand) -> dict[str, float]:
         "stride": float(strides[0]) if strides else 1.0,
         "dilation": float((layer.attribute("dilations") or (1,))[0]),
         "groups": float(group),
+        "group_filters": _size(out, 1) / group,
         "group_channels": float(weights.shape[1]) if weights is not None else _size(first, 1) / group,
         "padded": float(sum(pads)) if pads and isinstance(pads, tuple) else 0.0,
     }
+
+
+def _skips_padding(layer: Layer) -> bool:
+    return layer.domain == "com.microsoft.nchwc" or layer.op_type.endswith("Pool")
+
+
+def _inside(layer: Layer, first: Operand, out: Operand) -> float:
+    """The share of a window's positions, over all outputs, that lie within the image."""
+    kernel: Sequence[int] = layer.attribute("kernel_shape", ())
+    dimensions = len(kernel)
+    if dimensions == 0 or len(first.shape) != 2 + dimensions or len(out.shape) != 2 + dimensions:
+        return 1.0
+    strides: Sequence[int] = layer.attribute("strides") or (1,) * dimensions
+    dilations: Sequence[int] = layer.attribute("dilations") or (1,) * dimensions
+    pads: Sequence[int] = layer.attribute("pads") or (0,) * 2 * dimensions
+    share = 1.0
+    for axis in range(dimensions):
+        positions = (
+            at * strides[axis] + tap * dilations[axis] - pads[axis]
+            for at in range(out.shape[2 + axis])
+            for tap in range(kernel[axis])
+        )
+        inside = sum(0 <= position < first.shape[2 + axis] for position in positions)
+        share *= inside / max(1, out.shape[2 + axis] * kernel[axis])
+    return share
 
 
 def _size(operand: Operand, dimension: int) -> float:

@@ -57,7 +57,8 @@ REFERENCE = Layer(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounds:
-    """How often layers are run: at least `least` rounds, and until the halves agree, at most `most`."""
+    """How often layers are run: at least `least` rounds, and until the halves agree, at most `most`; in each round once
+    to have its data in the caches again, then `runs` times, of which the fastest counts."""
 
     least: int = 8
     most: int = 32
@@ -135,6 +136,7 @@ class LayerTimer:
                 reference = min(self._reference(), self._reference())
                 self.reference_s = min(self.reference_s, reference)
                 trial.references.append(reference)
+                trial.run()
                 trial.runs.append(min(trial.run() for _ in range(self._rounds.runs)))
             done += 1
             if done >= self._rounds.least and done % 2 == 0:

@@ -18,7 +18,8 @@ from planner.profile import Profile, Sample
 from stages.errors import ModelError
 from stages.features import FEATURES, features, kind_of
 from stages.layers import Layer, fused_layers
-from stages.layersamples import QUICK, Box, sample
+from stages.layersamples import sample
+from stages.sketch import QUICK, Box
 from stages.timing import QUICK as QUICK_ROUNDS
 from stages.timing import LayerTimer, Rounds
 from understudy.machine import cores, processor
@@ -212,9 +213,10 @@ def transfer(
     indices = _chosen(profile, per_kind)
     clocked = LayerTimer(threads=threads, rounds=options.rounds) if timer is None else None
     found: dict[str, list[tuple[Layer, float]]] = {}
-    for done, index in enumerate(indices):
+    for done in range(0, len(indices), BATCH):
         on_progress(done / len(indices), sum(map(len, found.values())))
-        layers = _layers(index, options, set())
+        seen: set[tuple[Any, ...]] = set()
+        layers = [layer for index in indices[done : done + BATCH] for layer in _layers(index, options, seen)]
         seconds = _seconds(clocked, layers) if timer is None else timer(layers)
         for layer, value in zip(layers, seconds, strict=True):
             if value is not None:

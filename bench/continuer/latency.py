@@ -19,7 +19,7 @@ class Outcome:
     Attributes:
         predicted_s: from the profile; the network is none of what the profile was made from.
         low_s, high_s: its interval.
-        calibrated_s: corrected by the first runs of the deployed stages.
+        calibrated_s: corrected by the first runs of what is loaded: the stages, and the parts that stand by.
         measured_s: of the other runs.
         repeat: relative difference of the same measurement from every other run, and from the rest.
     """
@@ -63,9 +63,16 @@ def outcomes(
     found = []
     for nodes, stages in subject.deployed.items():
         calibration = Calibration.of(weights, [_runs(span, predicted, first) for span in stages])
+        loaded = {f"stage:{start}-{end}" for start, end in stages}
+        factors = {
+            name: typical(first[name]) / predicted[name].seconds
+            if name in loaded or not name.startswith("stage:")
+            else calibration.factor(*span_of(name))
+            for name in subject.sessions
+        }
         for case in subject.cases:
             if case.nodes == nodes:
-                found.append(_outcome(subject.name, case, predicted, calibration, truth))
+                found.append(_outcome(subject.name, case, predicted, factors, truth))
     return found
 
 
@@ -82,7 +89,7 @@ def _outcome(
     network: str,
     case: Case,
     predicted: Mapping[str, SessionLatency],
-    calibration: Calibration,
+    factors: Mapping[str, float],
     truth: Mapping[str, Sequence[float]],
 ) -> Outcome:
     guesses = [predicted[name] for name in case.sessions]
@@ -94,16 +101,13 @@ def _outcome(
         predicted_s=sum(guess.seconds for guess in guesses),
         low_s=sum(guess.low for guess in guesses),
         high_s=sum(guess.high for guess in guesses),
-        calibrated_s=sum(predicted[name].seconds * factor(calibration, name) for name in case.sessions),
+        calibrated_s=sum(predicted[name].seconds * factors[name] for name in case.sessions),
         measured_s=seconds,
         repeat=abs(halves[0] - halves[1]) / seconds,
     )
 
 
-def factor(calibration: Calibration, session: str) -> float:
-    """Of a session by its name. A part that is not deployed has the factor of the whole network."""
-    kind, span = session.split(":")[:2]
-    if kind == "stage":
-        first, _, end = span.partition("-")
-        return calibration.factor(int(first), int(end))
-    return calibration.factor(0, len(calibration.weights))
+def span_of(session: str) -> tuple[int, int]:
+    """The blocks of a session by its name, `stage:0-5`."""
+    first, _, end = session.split(":")[1].partition("-")
+    return int(first), int(end)

@@ -38,6 +38,7 @@ def convolution_row(random: np.random.Generator) -> dict[str, float]:
         "height_in": float(size),
         "stride": float(stride),
     }
+    found["work"] = found["flops"]
     found["intensity"] = found["flops"] / (found["bytes_in"] + found["bytes_out"] + found["bytes_weights"])
     return found
 

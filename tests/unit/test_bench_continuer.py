@@ -5,12 +5,18 @@ from __future__ import annotations
 import pytest
 
 from bench.continuer.__main__ import parse
-from bench.continuer.cases import Case, network
-from bench.continuer.latency import Outcome, factor
+from bench.continuer.cases import Case, Network, network
+from bench.continuer.latency import Outcome, outcomes
 from bench.continuer.report import document, groups
-from planner.latency import Calibration
+from planner.predictor import Predictor
 from planner.score import Score
+from stages.graph import ModelGraph
+from stages.latency import LatencyModel, stage_session
 from tests.data import data_file
+from tests.onnx_models import resnet
+from tests.unit.latency_profiles import make_profile, roofline_law
+
+pytest.importorskip("lightgbm", reason="the extra 'profile' is not installed")
 
 SCORE = Score(
     kind="dense",
@@ -55,10 +61,25 @@ def test_the_figures_say_what_is_wanted_and_whether_it_is_met() -> None:
     assert set(figures["R2 dense"]) == {"name", "value", "unit", "wanted", "met", "note"}
 
 
-def test_a_stage_has_the_factor_of_its_blocks_and_a_part_that_of_the_network() -> None:
-    calibration = Calibration(factors=(1.0, 2.0, 2.0), weights=(2.0, 1.0, 1.0), spread=0.02)
-    assert factor(calibration, "stage:1-3") == 2.0
-    assert factor(calibration, "exit:1-3:pool") == 1.5
+def test_runs_of_what_is_loaded_correct_it_and_the_stages_of_another_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything takes twice as long as a profile without noise says."""
+    graph = ModelGraph.from_model(resnet(3), name="net")
+    blocks = len(graph.blocks)
+    deployed, other = ((0, 1), (1, blocks)), ((0, 2), (2, blocks))
+    sessions = {f"stage:{first}-{end}": stage_session(graph, first, end) for first, end in (*deployed, *other)}
+    case = Case(technique="repartition", nodes=2, lost=0, sessions=("stage:0-2", f"stage:2-{blocks}"))
+    subject = Network(name="net", graph=graph, sessions=sessions, deployed={2: deployed}, cases=(case,))
+    profile = make_profile({"convolution": roofline_law}, count=40)
+    model = LatencyModel(Predictor(profile))
+    twice = {name: 2 * model.session(session.model).seconds for name, session in sessions.items()}
+    monkeypatch.setattr(
+        "bench.continuer.latency.measure_sessions",
+        lambda _, runs, **__: {name: [s] * runs for name, s in twice.items()},
+    )
+    (found,) = outcomes(subject, profile, runs=4)
+    assert found.measured_s == pytest.approx(2 * found.predicted_s)
+    assert found.calibrated_s == pytest.approx(found.measured_s)
+    assert found.repeat == 0
 
 
 @pytest.mark.skipif(data_file("resnet32_cifar10_jpeg.onnx") is None, reason="the CIFAR networks are not here")

@@ -9,7 +9,8 @@ import pytest
 from stages.features import FEATURES, features, kind_of, layer_flops
 from stages.layermodels import layer_feeds, layer_model
 from stages.layers import Layer, Operand, as_it_is, fused_layers
-from stages.layersamples import PATTERNS, QUICK, Box, cycle, sample
+from stages.layersamples import PATTERNS, cycle, sample
+from stages.sketch import QUICK, Box
 from tests.onnx_models import Net, resnet
 
 
@@ -67,6 +68,17 @@ def test_a_fused_sum_and_activation_count_one_operation_per_element_each() -> No
     assert layer_flops(fused) == layer_flops(CONV) + 2 * 16 * 4 * 4
     found = features(fused)
     assert (found["activation"], found["summed"], found["blocked"], found["operands"]) == (1, 1, 1, 2)
+
+
+def test_kernels_for_the_blocked_layout_do_not_work_on_the_border_s_padding() -> None:
+    """A 3 x 3 window over 2 x 2 pixels: of the 9 taps of each output 4 lie within the image."""
+    shape = {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1), "strides": (1, 1)}
+    operands = (dense(1, 16, 2, 2), weights(16, 16, 3, 3))
+    plain = layer("Conv", *operands, out=dense(1, 16, 2, 2), **shape)
+    blocked = layer("Conv", *operands, out=dense(1, 16, 2, 2), domain="com.microsoft.nchwc", **shape)
+    assert features(plain)["work"] == features(plain)["flops"] == 2 * 16 * 4 * 16 * 9
+    assert features(blocked)["flops"] == features(plain)["flops"]
+    assert features(blocked)["work"] == pytest.approx(features(plain)["flops"] * 4 / 9)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ def test_a_roofline_finds_the_law_that_made_the_times() -> None:
     random = np.random.default_rng(0)
     flops, activations, weights = (random.uniform(1e3, 1e7, 50) for _ in range(3))
     found = Roofline.fit(flops, activations, weights, 3e-6 + flops / 1e11 + activations / 1e10)
+    assert found.least_s >= 1.5e-6
     assert found.coefficients == pytest.approx((3e-6, 1e-11, 1e-10, 0), rel=1e-6, abs=1e-20)
 
 
@@ -47,12 +48,24 @@ def test_a_known_law_is_learnt_on_layers_that_were_held_out() -> None:
 
 def test_beyond_the_samples_time_goes_on_with_the_operations_and_the_interval_is_wider() -> None:
     predictor = Predictor(make_profile({"convolution": roofline_law}))
-    row = rows(1)[0] | {"flops": 1e12, "bytes_in": 1e8, "bytes_out": 1e8}
+    row = rows(1)[0] | {"flops": 1e12, "work": 1e12, "bytes_in": 1e8, "bytes_out": 1e8}
     (far,) = predictor.predict("convolution", [row])
     (near,) = predictor.predict("convolution", rows(1))
     assert far.seconds == pytest.approx(roofline_law(row), rel=0.2)
     assert (near.within, far.within) == (True, False)
     assert far.high / far.seconds >= (near.high / near.seconds) ** 2 * 0.999
+
+
+def test_each_layout_has_a_law_of_its_own() -> None:
+    fast = make_profile({"max pool": roofline_law}, count=60)
+    slow = make_profile({"max pool": lambda row: 40 * roofline_law(row)}, count=60, seed=1)
+    at = fast.feature_names.index("blocked")
+    blocked = [replace(s, features=(*s.features[:at], 1.0, *s.features[at + 1 :])) for s in fast.samples]
+    predictor = Predictor(replace(fast, samples=(*blocked, *slow.samples)))
+    row = rows(1)[0]
+    (plain,), (quick,) = (predictor.predict("max pool", [row | {"blocked": layout}]) for layout in (0.0, 1.0))
+    assert plain.seconds == pytest.approx(40 * roofline_law(row), rel=0.05)
+    assert quick.seconds == pytest.approx(roofline_law(row), rel=0.05)
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
@@ -127,6 +140,8 @@ def test_a_profile_with_impossible_numbers_is_refused() -> None:
         Profile(machine={}, feature_names=("flops",), overhead_s=0, samples=(sample,))
     with pytest.raises(ProfileError, match="1 features, 2 are named"):
         Profile(machine={}, feature_names=("flops", "bytes_in"), overhead_s=0, samples=(replace(sample, seconds=1),))
+    with pytest.raises(ProfileError, match="have no blocked, bytes_in"):
+        Predictor(Profile(machine={}, feature_names=("flops",), overhead_s=0, samples=(replace(sample, seconds=1),)))
     with pytest.raises(ProfileError, match="no samples"):
         Predictor(Profile(machine={}, feature_names=(), overhead_s=0, samples=()))
 
