@@ -16,7 +16,7 @@ from bench import harness
 
 BENCHMARKS = {
     "codecs": "codecs on the activations of trained networks: bytes, time, accuracy, and the plans that they make",
-    "continuer": "the tables of CONTINUER beside ours: latency as predicted against latency as measured",
+    "continuer": "CONTINUER's tables beside ours: latency and accuracy as predicted, and the techniques chosen by them",
     "delivery": "the delivery modes against the same stages on bare core NATS, and where the time goes",
     "fitting": "what an answer is worth while a stage is lost: fitted parts, on images that nothing was fitted to",
     "liveness": "how soon a crash and a hang of a node are noticed, and how often nothing was wrong",

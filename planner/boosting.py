@@ -133,5 +133,5 @@ def _load(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise MissingPackageError(
-            f"predicting latency needs the package {name}, which is not installed: pip install 'understudy[profile]'"
+            f"predictions need the package {name}, which is not installed: pip install 'understudy[profile]'"
         ) from error

@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from planner.chain import SecondsSource
 
@@ -117,20 +124,35 @@ class OutputSpec(Edge):
 
 
 class Accuracy(Edge):
-    """Top-1 accuracy of the whole model, as measured.
+    """Top-1 accuracy of the whole model, as measured, or predicted where there were no images.
 
     Attributes:
         value: share of right answers, 0..1.
-        images: how many were measured.
+        images: how many were measured; 0 of what is predicted.
         labelled: True: against labels. False: agreement with the whole model, where there are no labels.
-        low, high: Wilson 95 % interval of `value`.
+        low, high: 95 % interval of `value`: Wilson's; of a prediction that of `planner.accuracy`.
+        predicted: True: nothing was measured. Left out of the file where False.
     """
 
     value: Annotated[float, Field(ge=0, le=1)]
-    images: Annotated[int, Field(ge=1)]
+    images: Annotated[int, Field(ge=0)]
     labelled: bool = True
     low: Annotated[float, Field(ge=0, le=1)]
     high: Annotated[float, Field(ge=0, le=1)]
+    predicted: bool = False
+
+    @model_validator(mode="after")
+    def _images_or_prediction(self) -> Self:
+        if self.predicted != (self.images == 0):
+            raise ValueError("an accuracy is measured on images, or predicted without any")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        if not self.predicted:
+            written.pop("predicted")  # a bundle that was measured keeps its version
+        return written
 
     @classmethod
     def measured(cls, *, correct: int, images: int, labelled: bool = True) -> Accuracy:

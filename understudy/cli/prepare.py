@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +34,17 @@ def prepare(
     ] = None,
     nodes: Annotated[str, typer.Option(metavar="2-8", help="Pipelines of so many nodes get parts.")] = "2-8",
     no_parts: Annotated[bool, typer.Option("--no-parts", help="Fit nothing for what can be lost.")] = False,
+    accuracy_model: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Without data: predict accuracies from the weights (docs/bundle.md)."),
+    ] = None,
+    training: Annotated[
+        str | None,
+        typer.Option(
+            metavar="epochs=40,...",
+            help="For --accuracy-model, if known: learning_rate, epochs, batch_size, optimiser (sgd, adam), all four.",
+        ),
+    ] = None,
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="One label per line; default: the classes of the data.")
     ] = None,
@@ -63,6 +74,13 @@ def prepare(
     counts = parse_nodes(nodes)
     if held_out is not None and calibration is None:
         raise typer.BadParameter("it needs --calibration: parts are fitted to other images", param_hint="--held-out")
+    if accuracy_model is not None and calibration is not None:
+        raise typer.BadParameter(
+            "what can be measured is not predicted: leave out one of it and --calibration",
+            param_hint="--accuracy-model",
+        )
+    if training is not None and accuracy_model is None:
+        raise typer.BadParameter("it needs --accuracy-model", param_hint="--training")
     graph = ModelGraph.load(model, shapes=shapes or None)
     draft, data = _draft(
         graph,
@@ -83,6 +101,8 @@ def prepare(
         draft, files = _fit(graph, draft, data, other, counts)
     if judge is not None and len(graph.blocks) > 1:
         draft = draft.model_copy(update={"codecs": _measure_codecs(graph, draft, judge)})
+    if accuracy_model is not None:
+        draft = _predict(graph, draft, accuracy_model, training, () if no_parts else counts)
     bundle = write_bundle(output, draft, model_path=model, extra_files=files, force=force)
     _report(bundle, graph, data, default_numbers=scale is None and mean is None and std is None, as_json=json)
 
@@ -222,6 +242,24 @@ def _measure_codecs(graph: ModelGraph, draft: Manifest, data: CalibrationData) -
         )
 
 
+def _predict(graph: ModelGraph, draft: Manifest, path: Path, training: str | None, nodes: Sequence[int]) -> Manifest:
+    """With predicted accuracies; why parts are not there is said on stderr."""
+    from planner.accuracy import Training
+    from understudy.fitting import planned_stages
+    from understudy.prediction import load_accuracy_model, parse_training, predict_for_bundle
+
+    try:
+        known = Training() if training is None else parse_training(training)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--training") from error
+    notes: list[str] = []
+    stages = planned_stages(graph, nodes) if nodes else []
+    found = predict_for_bundle(graph, draft, load_accuracy_model(path), known, stages=stages, on_note=notes.append)
+    for note in dict.fromkeys(notes):
+        typer.echo(note, err=True)
+    return found.draft
+
+
 def parse_nodes(text: str) -> range:
     """`2-8` or `4`.
 
@@ -317,6 +355,9 @@ def _list(values: tuple[float, ...]) -> str:
 
 def _accuracy_line(manifest: Manifest, data: CalibrationData | None) -> str:
     accuracy = manifest.accuracy
+    if accuracy is not None and accuracy.predicted:
+        interval = f"95 % interval {accuracy.low:.1%} to {accuracy.high:.1%}"
+        return f"{accuracy.value:.1%}, predicted from the weights and not measured ({interval})"
     if accuracy is not None:
         interval = f"95 % interval {accuracy.low:.2%} to {accuracy.high:.2%}"
         return f"{accuracy.value:.2%} on {accuracy.images} images ({interval})"
