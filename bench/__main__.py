@@ -1,6 +1,6 @@
 """`python -m bench` lists the benchmarks; `python -m bench all --quick` runs them, and makes a page of what they found.
 
-`--quick` takes ten minutes on two cores, `--full` about three hours.
+`--quick` takes ten minutes on two cores, `--full` about four hours.
 """
 
 from __future__ import annotations

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bench.continuer.__main__ import parse
 from bench.continuer.cases import Case, Network, network
 from bench.continuer.latency import Outcome, outcomes
 from bench.continuer.report import document, groups
+from bench.jobs import FULL
 from planner.predictor import Predictor
 from planner.score import Score
 from stages.graph import ModelGraph
@@ -98,3 +101,12 @@ def test_with_a_node_for_every_block_each_loss_can_be_repaired_and_what_keeps_it
 
 def test_the_command_line_has_a_short_form() -> None:
     assert parse(["--only", "latency", "--quick"]).quick
+
+
+def test_among_all_benchmarks_it_runs_what_needs_no_training_histories(tmp_path: Path) -> None:
+    job = next(job for job in FULL if job.name == "continuer")
+    module, *arguments = job.command(tmp_path)[1:]
+    options = parse(arguments)
+    assert module == "bench.continuer"
+    assert options.only == ["latency", "scheduler", "accuracy"]
+    assert (options.quick, options.json, options.plot) == (False, job.json(tmp_path), job.plot(tmp_path))
