@@ -31,7 +31,7 @@ def chain_of(graph: ModelGraph, manifest: Manifest) -> Chain:
             graph.chain(),
             block_seconds={node: entry.block_seconds for node, entry in profile.items()},
             block_seconds_source={node: entry.source for node, entry in profile.items()},
-            codecs=_codecs(manifest, len(graph.blocks)),
+            codecs=codecs_of(manifest, len(graph.blocks)),
         )
     except ChainError as error:
         raise BundleError(
@@ -40,8 +40,8 @@ def chain_of(graph: ModelGraph, manifest: Manifest) -> Chain:
         ) from error
 
 
-def _codecs(manifest: Manifest, blocks: int) -> tuple[CodecCost, ...]:
-    """Those that were measured for the cuts that the model has."""
+def codecs_of(manifest: Manifest, blocks: int) -> tuple[CodecCost, ...]:
+    """Those that were measured for the cuts that a model of so many blocks has."""
     fitting = tuple(record for record in manifest.codecs if len(record.ratio) == blocks + 1)
     if len(fitting) < len(manifest.codecs):
         log.warning("codecs-not-used", reason="they were measured for other cuts", hint="prepare the bundle again")

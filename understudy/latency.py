@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
 from broker.errors import UnderstudyError
 from planner.chain import SecondsSource
+from planner.codec import CodecCost
 from planner.latency import Calibration, SessionLatency, StageRuns, typical
 from planner.part import Part
 from planner.predictor import Predictor
@@ -176,8 +177,8 @@ def _sessions(bundle: Bundle, graph: ModelGraph, cuts: Sequence[int]) -> dict[Pa
     return found
 
 
-def chain_document(latency: ModelLatency, node: str) -> dict[str, Any]:
-    """A chain file (docs/planner.md) with the block's seconds on the node, and where they come from."""
+def chain_document(latency: ModelLatency, node: str, codecs: Sequence[CodecCost] = ()) -> dict[str, Any]:
+    """A chain file (docs/planner.md) with the blocks' seconds on the node, where they come from, and these codecs."""
     chain = latency.graph.chain()
     return {
         "name": chain.name,
@@ -187,6 +188,7 @@ def chain_document(latency: ModelLatency, node: str) -> dict[str, Any]:
         "block_flops": list(chain.block_flops),
         "block_seconds": {node: list(latency.block_seconds)},
         "block_seconds_source": {node: latency.source},
+        "codecs": [asdict(codec) for codec in codecs],
     }
 
 

@@ -12,7 +12,7 @@ from stages.chain import chain_of
 from stages.description import describe
 from stages.errors import BundleError
 from stages.graph import ModelGraph
-from stages.manifest import NodeProfile
+from stages.manifest import CodecRecord, NodeProfile
 from tests.onnx_models import resnet
 from tests.unit.latency_profiles import make_profile, roofline_law
 from understudy.cli.main import app
@@ -104,6 +104,23 @@ def test_what_is_stored_in_a_bundle_is_what_the_planner_and_the_controller_recko
     other = bundle.manifest.model_copy(update={"profile": {"pi": NodeProfile(source="measured", block_seconds=(1.0,))}})
     with pytest.raises(BundleError, match="understudy profile model --store"):
         chain_of(graph, other)
+
+
+def test_a_chain_of_a_bundle_keeps_the_codecs_that_were_measured_for_it(
+    network: Path, known: Path, tmp_path: Path
+) -> None:
+    graph = ModelGraph.load(network)
+    cuts = len(graph.cuts)
+    times = (1e-9,) * cuts
+    codec = CodecRecord(
+        codec="zstd", ratio=(0.5,) * cuts, encode_s_per_byte=times, decode_s_per_byte=times, flops_per_s=1e9
+    )
+    draft = describe(graph, name="small").model_copy(update={"codecs": (codec,)})
+    bundle = write_bundle(tmp_path / "bundle", draft, model_path=network)
+    invoke("model", tmp_path / "bundle", "--profile", known, "--chain", tmp_path / "chain.json")
+    codecs = load_chain(tmp_path / "chain.json").codecs
+    assert [one.name for one in codecs] == ["zstd"]
+    assert codecs == chain_of(graph, bundle.manifest).codecs
 
 
 def test_a_bare_model_has_nowhere_to_store_a_profile(network: Path, known: Path) -> None:
