@@ -1,6 +1,6 @@
 """`python -m bench` lists the benchmarks; `python -m bench all --quick` runs them, and makes a page of what they found.
 
-`--quick` takes ten minutes on two cores, `--full` about three hours.
+`--quick` takes ten minutes on two cores, `--full` about four hours.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from bench import harness
 
 BENCHMARKS = {
     "codecs": "codecs on the activations of trained networks: bytes, time, accuracy, and the plans that they make",
+    "continuer": "CONTINUER's tables beside ours: latency and accuracy as predicted, and the techniques chosen by them",
     "delivery": "the delivery modes against the same stages on bare core NATS, and where the time goes",
     "fitting": "what an answer is worth while a stage is lost: fitted parts, on images that nothing was fitted to",
     "liveness": "how soon a crash and a hang of a node are noticed, and how often nothing was wrong",

@@ -22,6 +22,8 @@ from rich.console import Console
 from broker.errors import UnderstudyError
 from understudy.emulation import load
 from understudy.logs import set_up_logs
+from understudy.machine import cores as cores
+from understudy.machine import processor
 from understudy.settings import Settings, read_settings
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -124,11 +126,6 @@ def agrees(class_index: int | None, scores: Sequence[float], tolerance: float = 
 # ---- processes (Linux) ---------------------------------------------------------------------------------------------
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def cpu_s(pid: int) -> float:
     """User and system seconds of all threads of a process since its start; 0 if it has ended."""
     try:
@@ -185,7 +182,7 @@ def machine(packages: Collection[str]) -> dict[str, Any]:
     return {
         "cores": cores(),
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": processor(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": {package: version(package) for package in packages},
@@ -212,14 +209,6 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     raise TypeError(f"{type(value).__name__} is not JSON")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 # ---- commands ------------------------------------------------------------------------------------------------------

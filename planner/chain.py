@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from planner.codec import CodecCost
 
 MAX_NUMBER = 1e300
 """Of bytes, operations or seconds: what is larger is a mistake, and would overflow in sums."""
+
+
+SecondsSource = Literal["measured", "calibrated", "predicted"]
+"""`calibrated`: predicted from a machine's profile, and corrected by a few runs of what is deployed."""
 
 
 class ChainError(ValueError):
@@ -25,7 +30,8 @@ class Chain:
         block_memory_bytes: B numbers: weights; additive over the blocks of a stage.
         block_peak_bytes: B numbers: largest working set; a stage needs the sum of memory plus the maximum of peak.
         block_flops: B numbers: floating-point operations for one frame.
-        block_seconds: B measured seconds per node name; on other nodes FLOPs and speed tell the time.
+        block_seconds: B seconds per node name; on other nodes FLOPs and speed tell the time.
+        block_seconds_source: per node name where these come from; a node that is not there was measured.
         codecs: those that transfers may use, besides none.
     """
 
@@ -35,6 +41,7 @@ class Chain:
     block_peak_bytes: tuple[int, ...]
     block_flops: tuple[int, ...]
     block_seconds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    block_seconds_source: Mapping[str, SecondsSource] = field(default_factory=dict)
     codecs: tuple[CodecCost, ...] = ()
 
     def __post_init__(self) -> None:
@@ -46,6 +53,9 @@ class Chain:
             self._check(name, getattr(self, name), blocks)
         for node, seconds in self.block_seconds.items():
             self._check(f"block_seconds[{node!r}]", seconds, blocks)
+        for node in self.block_seconds_source:
+            if node not in self.block_seconds:
+                raise ChainError(f"chain '{self.name}': block_seconds_source names {node!r}, block_seconds does not")
         for codec in self.codecs:
             self._check(f"codecs[{codec.name!r}].ratio", codec.ratio, blocks + 1)
 

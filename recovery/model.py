@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from broker.control import BlobRef
@@ -32,6 +32,10 @@ class ModelSource(Protocol):
 
     chain: Chain
     spec: BlobRef
+
+    @property
+    def part_seconds(self) -> Mapping[str, Mapping[str, float]]:
+        """Part name to node to seconds of one frame, where they are known."""
 
     @property
     def healthy(self) -> Measured | None:

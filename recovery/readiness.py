@@ -166,6 +166,7 @@ class Readiness:
             chain=replace(chain, codecs=within(chain.codecs, self._policy.objectives.max_codec_loss)),
             healthy=None if healthy is None else Accuracy(value=healthy.value, low=healthy.low, high=healthy.high),
             speeds=dict(self._observer.speeds.flops_per_s),
+            part_seconds=served.source.part_seconds,
             cluster=self._cluster,
             timings=self.experience.timings,
         )

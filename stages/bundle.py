@@ -17,7 +17,16 @@ from pydantic import ValidationError
 
 from stages.description import Normalisation, describe
 from stages.errors import BundleError
-from stages.manifest import FORMAT, MANIFEST_FILE, MODEL_FILE, FileRecord, Manifest, Task, content_version
+from stages.manifest import (
+    FORMAT,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    FileRecord,
+    Manifest,
+    NodeProfile,
+    Task,
+    content_version,
+)
 
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_MODEL_BYTES = 2**31 - 1  # protobuf's limit for one message
@@ -197,6 +206,27 @@ def write_bundle(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Bundle(folder=Path(folder), manifest=manifest, model_path=Path(folder) / MODEL_FILE)
+
+
+def store_profile(bundle: Bundle, node: str, profile: NodeProfile) -> Bundle:
+    """Put what the model takes on a node into the bundle's manifest, which gets another version by it.
+
+    Raises:
+        BundleError: it is a bare model, or the manifest cannot be written.
+    """
+    if bundle.folder is None:
+        raise BundleError(f"'{bundle.model_path}' is a bare model: make a bundle with 'understudy prepare'")
+    manifest = bundle.manifest.model_copy(update={"profile": {**bundle.manifest.profile, node: profile}})
+    manifest = manifest.model_copy(update={"version": content_version(manifest)})
+    path = bundle.folder / MANIFEST_FILE
+    temporary = path.with_name(f".{MANIFEST_FILE}.{uuid.uuid4().hex[:12]}")
+    try:
+        temporary.write_text(manifest.to_json(), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise BundleError(f"cannot write '{path}': {error}") from error
+    return Bundle(folder=bundle.folder, manifest=manifest, model_path=bundle.model_path)
 
 
 def check_writable(folder: Path | str, *, force: bool) -> None:

@@ -6,25 +6,20 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import get_args
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
-from broker.codecs import LOSSLESS, Codec
+from broker.codecs import Codec
 from broker.wire import Tensor
-from planner.chain import Chain
-from planner.codec import CodecCost
 from stages import codec as codecs
 from stages.calibration import CalibrationData
 from stages.engine import Engine
 from stages.graph import ModelGraph
-from stages.manifest import CodecLoss, CodecRecord, Manifest, MeasuredCodec, wilson_interval
-
-log = structlog.get_logger("understudy.bundle")
+from stages.manifest import CodecLoss, CodecRecord, MeasuredCodec, wilson_interval
 
 TIMED_FRAMES = 16
 """Bytes and times are those of so many frames, one at a time."""
@@ -41,26 +36,6 @@ LOSSY: tuple[Codec, ...] = ("fp16", "int8")
 
 Tensors = Mapping[str, Tensor]
 Tell = Callable[[str], None]
-
-
-def with_codecs(chain: Chain, manifest: Manifest) -> Chain:
-    """The chain of a bundle's model, with the codecs that were measured for it."""
-    fitting = tuple(record for record in manifest.codecs if len(record.ratio) == chain.blocks + 1)
-    if len(fitting) < len(manifest.codecs):
-        log.warning("codecs-not-used", reason="they were measured for other cuts", hint="prepare the bundle again")
-    return replace(chain, codecs=tuple(_cost(record) for record in fitting))
-
-
-def _cost(record: CodecRecord) -> CodecCost:
-    lossless, loss = record.codec in LOSSLESS, record.loss
-    return CodecCost(
-        name=record.codec,
-        ratio=record.ratio,
-        encode_s_per_byte=record.encode_s_per_byte,
-        decode_s_per_byte=record.decode_s_per_byte,
-        accuracy_loss=0.0 if lossless else None if loss is None else max(0.0, loss.high),
-        flops_per_s=record.flops_per_s,
-    )
 
 
 def measure_codecs(

@@ -52,6 +52,19 @@ def resolve_providers(names: Sequence[str]) -> list[str]:
     return resolved
 
 
+def session_options(threads: int = 1) -> ort.SessionOptions:
+    """How every stage is run: with so many threads for one inference, at onnxruntime's default optimisation."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # Planned memory saves nothing measurable in time, and takes up to twice the memory.
+    options.enable_mem_pattern = False
+    # Spinning threads burn a core while the pipeline is idle, and steal it from other stages while it is not.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
 class Engine:
     """One loaded sub-model. `run` blocks and is called from a worker thread; it may be called from one at a time."""
 
@@ -77,14 +90,7 @@ class Engine:
         Raises:
             EngineError: onnxruntime cannot load the model, or lacks a provider.
         """
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        # Planned memory saves nothing measurable in time, and takes up to twice the memory.
-        options.enable_mem_pattern = False
-        # Spinning threads burn a core while the pipeline is idle, and steal it from other stages while it is not.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options = session_options(threads)
         try:
             session = ort.InferenceSession(model, options, providers=resolve_providers(providers))
         except EngineError:

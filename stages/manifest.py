@@ -8,9 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from planner.chain import SecondsSource
 
 FORMAT: Final = 1
 MANIFEST_FILE = "manifest.json"
@@ -43,6 +52,9 @@ def wilson_interval(correct: int, images: int, z: float = 1.959964) -> tuple[flo
     low = 0.0 if correct == 0 else (centre - reach) / denominator
     high = 1.0 if correct == images else (centre + reach) / denominator
     return low, high
+
+
+Seconds = Annotated[float, Field(ge=0)]
 
 
 class Edge(BaseModel):
@@ -112,20 +124,35 @@ class OutputSpec(Edge):
 
 
 class Accuracy(Edge):
-    """Top-1 accuracy of the whole model, as measured.
+    """Top-1 accuracy of the whole model, as measured, or predicted where there were no images.
 
     Attributes:
         value: share of right answers, 0..1.
-        images: how many were measured.
+        images: how many were measured; 0 of what is predicted.
         labelled: True: against labels. False: agreement with the whole model, where there are no labels.
-        low, high: Wilson 95 % interval of `value`.
+        low, high: 95 % interval of `value`: Wilson's; of a prediction that of `planner.accuracy`.
+        predicted: True: nothing was measured. Left out of the file where False.
     """
 
     value: Annotated[float, Field(ge=0, le=1)]
-    images: Annotated[int, Field(ge=1)]
+    images: Annotated[int, Field(ge=0)]
     labelled: bool = True
     low: Annotated[float, Field(ge=0, le=1)]
     high: Annotated[float, Field(ge=0, le=1)]
+    predicted: bool = False
+
+    @model_validator(mode="after")
+    def _images_or_prediction(self) -> Self:
+        if self.predicted != (self.images == 0):
+            raise ValueError("an accuracy is measured on images, or predicted without any")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        if not self.predicted:
+            written.pop("predicted")  # a bundle that was measured keeps its version
+        return written
 
     @classmethod
     def measured(cls, *, correct: int, images: int, labelled: bool = True) -> Accuracy:
@@ -168,6 +195,20 @@ class PartRecord(Edge):
         return self
 
 
+class NodeProfile(Edge):
+    """What the model takes on one node, for one frame.
+
+    Attributes:
+        source: where `block_seconds` come from, see `planner.chain`.
+        block_seconds: one number per block.
+        part_seconds: by name of a part (`exit:4-17`), measured where it could be, else predicted.
+    """
+
+    source: SecondsSource
+    block_seconds: tuple[Seconds, ...]
+    part_seconds: dict[str, Seconds] = Field(default_factory=dict)
+
+
 class CodecLoss(Edge):
     """Accuracy that a codec costs at every cut at once.
 
@@ -189,7 +230,6 @@ MeasuredCodec = Literal["zstd", "fp16", "fp16+zstd", "int8", "int8+zstd"]
 """Of `broker.codecs`, but `none`."""
 
 Ratio = Annotated[float, Field(gt=0)]
-Seconds = Annotated[float, Field(ge=0)]
 
 
 class CodecRecord(Edge):
@@ -247,7 +287,7 @@ class Manifest(Edge):
         parts: what can replace blocks that are lost; empty where there was no calibration data.
         held_out: the healthy network on the images on which the parts were measured; None where they were not.
         codecs: what codecs do to activations; empty where there was no calibration data.
-        profile: a place for what later versions measure; empty today.
+        profile: node name to what the model takes there; empty where nothing was profiled.
         files: relative POSIX path to its record; every file of the bundle except the manifest. Files in the folder
             that are not listed (a README) are not part of the bundle.
         source: origin and licence.
@@ -266,7 +306,7 @@ class Manifest(Edge):
     parts: tuple[PartRecord, ...] = ()
     held_out: HeldOut | None = None
     codecs: tuple[CodecRecord, ...] = ()
-    profile: dict[str, JsonValue] = Field(default_factory=dict)
+    profile: dict[str, NodeProfile] = Field(default_factory=dict)
     files: dict[str, FileRecord] = Field(default_factory=dict)
     source: Source | None = None
 

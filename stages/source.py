@@ -13,12 +13,12 @@ from planner.part import Part, stage_part
 from planner.plan import Plan
 from stages.blobs import BlobExchange, BlobStore
 from stages.bundle import Bundle
-from stages.codec_cost import with_codecs
+from stages.chain import chain_of
 from stages.engine import Engine
 from stages.errors import FrameError, ModelError
 from stages.fitting import can_skip, part_of, quantised, skip_model
 from stages.graph import ModelGraph
-from stages.manifest import CALIBRATION_FILE, Accuracy, PartRecord
+from stages.manifest import CALIBRATION_FILE, Accuracy, Manifest, PartRecord
 from stages.refit import refit
 from stages.spec import PipelineSpec
 
@@ -38,7 +38,8 @@ class SubmodelSource:
         self._records: dict[str, PartRecord] = {}
         self._refitted: set[tuple[int, int]] = set()
         self._lock = asyncio.Lock()
-        self.chain: Chain = with_codecs(graph.chain(), bundle.manifest)
+        self.chain: Chain = chain_of(graph, bundle.manifest)
+        self.part_seconds = _by_part(bundle.manifest)
         self.spec: BlobRef = store.put(spec.to_json())
 
     @classmethod
@@ -144,6 +145,15 @@ class SubmodelSource:
             return [copy]
         skip = Part(technique="skip", first_block=first, end_block=end, peak_bytes=2 * self.chain.cut_bytes[first])
         return [copy, skip]
+
+
+def _by_part(manifest: Manifest) -> dict[str, dict[str, float]]:
+    """Part name to node to seconds."""
+    found: dict[str, dict[str, float]] = {}
+    for node, profile in manifest.profile.items():
+        for part, seconds in profile.part_seconds.items():
+            found.setdefault(part, {})[node] = seconds
+    return found
 
 
 def _frames_are_independent(graph: ModelGraph) -> bool:

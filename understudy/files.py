@@ -36,6 +36,14 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Raises ConfigError where the file cannot be written."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+
+
 def read_option(text: str, option: str, *, names: Sequence[str] = (), example: str) -> tuple[Any, str]:
     """The value of an option that takes JSON, a YAML file's name, or one of `names`; and what to call it in an error.
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from broker.codecs import Codec
-from planner.chain import Chain, ChainError
+from planner.chain import Chain, ChainError, SecondsSource
 from planner.cluster import Cluster, ClusterError, NodeSpec
 from planner.codec import CodecCost, CodecError
 from planner.plan import Stage
@@ -55,6 +55,7 @@ class ChainFile(_Strict):
     block_peak_bytes: tuple[Count, ...]
     block_flops: tuple[Count, ...]
     block_seconds: dict[str, tuple[Number, ...]] = Field(default_factory=dict)
+    block_seconds_source: dict[str, SecondsSource] = Field(default_factory=dict)
     codecs: tuple[CodecEntry, ...] = ()
 
 

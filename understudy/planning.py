@@ -89,10 +89,17 @@ class PipelinePlanner:
                     raise
                 stages -= 1
 
+    def _profiled_speed(self) -> float | None:
+        """What profiled nodes do on average, for those that are not: all of them are compared in the same seconds."""
+        flops = sum(self._chain.block_flops)
+        seconds = sum(sum(each) for each in self._chain.block_seconds.values())
+        return flops * len(self._chain.block_seconds) / seconds if flops and seconds else None
+
     def _described(self, nodes: Sequence[NodeSpec]) -> Cluster:
         there = {node.name: node for node in nodes}
         if self._cluster is None:
-            equal = tuple(replace(node, flops_per_s=EQUAL_SPEED_FLOPS_PER_S) for node in nodes)
+            speed = self._profiled_speed() or EQUAL_SPEED_FLOPS_PER_S
+            equal = tuple(replace(node, flops_per_s=speed) for node in nodes)
             return Cluster(nodes=equal, max_payload_bytes=self._max_payload_bytes, chunked=False)
         unknown = sorted(set(there) - set(self._cluster.names))
         if unknown:

@@ -14,8 +14,8 @@ BAR = 20
 
 
 def plan_view(plan: Plan, chain: Chain) -> Group:
-    """The stages, then every step of a frame with its time as a bar, then what is proven."""
-    return Group(_stages(plan, chain), _picture(plan), _verdict(plan))
+    """The stages, then every step of a frame with its time as a bar, then what is proven, and what was not measured."""
+    return Group(_stages(plan, chain), _picture(plan), _verdict(plan), *_sources(plan, chain))
 
 
 def _stages(plan: Plan, chain: Chain) -> Table:
@@ -79,6 +79,16 @@ def _verdict(plan: Plan) -> Text:
         f"bottleneck {_milliseconds(plan.bottleneck_s)}{rate}; latency {_milliseconds(plan.latency_s)}\n"
         f"{proof}; solved in {_milliseconds(plan.solve_s)}"
     )
+
+
+def _sources(plan: Plan, chain: Chain) -> list[Text]:
+    """A line per way in which seconds came about that were not measured."""
+    found: dict[str, list[str]] = {}
+    for node in dict.fromkeys(stage.node for stage in plan.stages):
+        source = chain.block_seconds_source.get(node, "measured")
+        if source != "measured":
+            found.setdefault(source, []).append(node)
+    return [Text(f"computing is {source} on {', '.join(nodes)}") for source, nodes in found.items()]
 
 
 def _distance(plan: Plan) -> str:

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.harness import agrees
+from bench.prepared import Unseen
 from bench.recovery.cluster import FaultyCluster, Ready
 from bench.recovery.figures import Answer, Tally, tally
 from bench.recovery.stream import Stream
-from bench.recovery.subjects import Unseen, open_subject
+from bench.recovery.subjects import open_subject
 from bench.subjects import Subject, Tensors
 from stages.engine import Engine
 from stages.graph import ModelGraph

@@ -121,14 +121,15 @@ def _measure(count: int, repeats: int) -> Decisions:
     return Decisions(
         nodes=count,
         spares=len(setup.spares),
-        looked_up=_timed(contingency.answer, singles, 20 * repeats),
-        on_the_spot=_timed(lambda failed: choose_for(setup, failed), singles, repeats),
-        pairs=_timed(contingency.answer, pairs, max(1, repeats // 5)),
+        looked_up=timed(contingency.answer, singles, 20 * repeats),
+        on_the_spot=timed(lambda failed: choose_for(setup, failed), singles, repeats),
+        pairs=timed(contingency.answer, pairs, max(1, repeats // 5)),
         prepare_ms=prepare_ms,
     )
 
 
-def _timed(decide: Callable[[frozenset[str]], object], failures: Sequence[frozenset[str]], repeats: int) -> Spread:
+def timed(decide: Callable[[frozenset[str]], object], failures: Sequence[frozenset[str]], repeats: int) -> Spread:
+    """Each failure so many times: milliseconds of the decision alone."""
     found = []
     gc.collect()
     for _ in range(repeats):

@@ -95,14 +95,14 @@ def compare(forced: Sequence[Forced]) -> Hindsight:
             lost = next(choice.score for choice in ranked if choice.option.technique == label) - ranked[0].score
             regret = max(regret, lost)
             same += lost <= ROUNDING
-            if lost <= max(ROUNDING, 2 * _noise(options[label], options[best], wish.weights)):
+            if lost <= max(ROUNDING, 2 * noise_of(options[label], options[best], wish.weights)):
                 as_good += 1
             else:
                 wrong.append(f"{triple} {role}: {label}, better {best} by {lost:.3f}")
     return Hindsight(forced=forced, decisions=decisions, same=same, as_good=as_good, regret=regret, wrong=wrong)
 
 
-def _noise(one: Forced, other: Forced, wanted: Weights) -> float:
+def noise_of(one: Forced, other: Forced, wanted: Weights) -> float:
     """The standard error of the difference of two scores, on the narrowest scale that `rank` uses; 0 where it is not
     known."""
     found = math.hypot(
@@ -141,16 +141,16 @@ def _of_row(row: Row, judge: Judge) -> list[Forced]:
                 accuracy_noise=judge.noise(parts),
                 estimated_latency_ms=estimates["latency_ms"],
                 latency_ms=statistics.median(latencies),
-                latency_noise_ms=_error(latencies),
+                latency_noise_ms=error_of_median(latencies),
                 estimated_downtime_ms=estimates["downtime_ms"],
                 downtime_ms=statistics.median(firsts),
-                downtime_noise_ms=_error(firsts),
+                downtime_noise_ms=error_of_median(firsts),
             )
         )
     return found
 
 
-def _error(values: Sequence[float]) -> float:
+def error_of_median(values: Sequence[float]) -> float:
     """One standard error of the median, from the quartiles (1.25 sigma / sqrt(n), sigma = IQR / 1.35); of fewer than
     four values infinite."""
     if len(values) < 4:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.prepared import Unseen
 from bench.recovery.cluster import Ready
-from bench.recovery.subjects import Unseen
 from planner.part import Part, Technique, stage_part
 from stages.bundle import Bundle
 from stages.fitting import part_of, quantised, skip_model
@@ -110,13 +110,15 @@ class Judge:
     def _run(self, part: Part, value: NDArray[Any]) -> NDArray[Any]:
         graph = self._graph
         source, target = (graph.cuts[cut].tensors[0] for cut in (part.first_block, part.end_block))
-        return Runner(self._model(part), source, target, batched=graph.dynamic_batch)(value)
+        model = model_of(self.bundle, graph, part, self._records.get(part.name))
+        return Runner(model, source, target, batched=graph.dynamic_batch)(value)
 
-    def _model(self, part: Part) -> bytes:
-        record = self._records.get(part.name)
-        first, end = part.first_block, part.end_block
-        if record is not None and record.file is not None:
-            return self.bundle.path(record.file).read_bytes()
-        if part.variant:
-            return quantised(self._graph, first, end, 8 if part.variant == "int8" else 4)
-        return skip_model(self._graph, first, end) if part.technique == "skip" else self._graph.submodel(first, end)
+
+def model_of(bundle: Bundle, graph: ModelGraph, part: Part, record: PartRecord | None) -> bytes:
+    """The part as ONNX: from the bundle's file where `record` names one, else made from the network."""
+    first, end = part.first_block, part.end_block
+    if record is not None and record.file is not None:
+        return bundle.path(record.file).read_bytes()
+    if part.variant:
+        return quantised(graph, first, end, 8 if part.variant == "int8" else 4)
+    return skip_model(graph, first, end) if part.technique == "skip" else graph.submodel(first, end)

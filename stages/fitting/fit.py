@@ -60,6 +60,30 @@ def fit_parts(
     return measure(graph, parts, held_out, on_progress=on_progress)[0]
 
 
+def derive_parts(
+    graph: ModelGraph, stages: Sequence[tuple[int, int]], *, on_note: Tell | None = None
+) -> list[FittedPart]:
+    """What can replace the stages without any data: copies (whole, int8, int4), and skips where shapes match.
+
+    Args:
+        on_note: is told, in one line, why something was left out.
+    """
+    return [part for stage in sorted(set(stages)) for part in _derive(graph, *stage, on_note or (lambda _text: None))]
+
+
+def _derive(graph: ModelGraph, first: int, end: int, note: Tell) -> list[FittedPart]:
+    made = [derived(graph, graph.submodel(first, end), "standby", first, end, "")]
+    bits: Bits
+    for bits in (8, 4):
+        try:
+            made.append(derived(graph, quantised(graph, first, end, bits), "standby", first, end, f"int{bits}"))
+        except ModelError as error:
+            note(f"no int{bits} standby of blocks {first}-{end}: {error}")
+    if can_skip(graph, first, end):
+        made.append(derived(graph, skip_model(graph, first, end), "skip", first, end, ""))
+    return made
+
+
 class Fitter:
     """Goes through the cuts once, from first to last, with the activations of the calibration images."""
 
@@ -78,7 +102,7 @@ class Fitter:
         bad += [(cut, blocks) for cut in exits if not 0 <= cut < blocks]
         if bad:
             raise ModelError(f"model '{self._graph.name}' has {blocks} blocks: {bad[0]} is not a run of them")
-        parts = [part for stage in sorted(set(stages)) for part in self._derive(*stage)]
+        parts = derive_parts(self._graph, stages, on_note=self._note)
         x, at = self._inputs, 0
         for first in sorted({*(first for first, _ in stages), *exits}):
             if any(single(self._graph, cut) is None for cut in (at, first)):
@@ -95,19 +119,6 @@ class Fitter:
             if answers is not None:
                 parts += self._exits(first, x, answers)
         return sorted(parts, key=lambda part: (part.record.first_block, part.record.end_block, part.record.technique))
-
-    def _derive(self, first: int, end: int) -> list[FittedPart]:
-        graph = self._graph
-        made = [derived(graph, graph.submodel(first, end), "standby", first, end, "")]
-        bits: Bits
-        for bits in (8, 4):
-            try:
-                made.append(derived(graph, quantised(graph, first, end, bits), "standby", first, end, f"int{bits}"))
-            except ModelError as error:
-                self._note(f"no int{bits} standby of blocks {first}-{end}: {error}")
-        if can_skip(graph, first, end):
-            made.append(derived(graph, skip_model(graph, first, end), "skip", first, end, ""))
-        return made
 
     def _stand_ins(self, chain: Chain, variant: str, share: float, first: int, ends: Sequence[int]) -> list[FittedPart]:
         graph, found = self._graph, []

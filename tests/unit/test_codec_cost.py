@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from broker.codecs import CODECS
 from planner.chain import Chain
 from stages.calibration import CalibrationData, load_calibration
-from stages.codec_cost import Blocks, loss_of, measure_codecs, measure_cut, measure_losses, with_codecs
+from stages.chain import chain_of
+from stages.codec_cost import Blocks, loss_of, measure_codecs, measure_cut, measure_losses
 from stages.graph import ModelGraph
 from stages.manifest import CodecRecord, Manifest
 from understudy.data import digits_bundle
@@ -34,7 +35,7 @@ def records(graph: ModelGraph, data: CalibrationData) -> dict[str, CodecRecord]:
 
 
 def chain_with(graph: ModelGraph, *records: CodecRecord) -> Chain:
-    return with_codecs(graph.chain(), BUNDLE.manifest.model_copy(update={"codecs": records}))
+    return chain_of(graph, BUNDLE.manifest.model_copy(update={"codecs": records}))
 
 
 def test_every_codec_is_measured_at_every_cut_and_the_ends_stay_as_they_are(

@@ -44,7 +44,17 @@ from recovery.status import status
 from stages.blobs import CHUNK_BYTES
 from stages.errors import FrameError
 from stages.ledger import Ledger
-from stages.manifest import Accuracy, CodecLoss, CodecRecord, ImageInput, Manifest, OutputSpec, PartRecord, TensorInput
+from stages.manifest import (
+    Accuracy,
+    CodecLoss,
+    CodecRecord,
+    ImageInput,
+    Manifest,
+    NodeProfile,
+    OutputSpec,
+    PartRecord,
+    TensorInput,
+)
 from stages.results import Provenance, dead_letter_json, result_json
 from stages.spec import PipelineSpec
 from tests.unit.builders import beat, route
@@ -326,7 +336,7 @@ def test_the_example_of_a_configuration_is_a_valid_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [Manifest, ImageInput, TensorInput, OutputSpec, Accuracy, PartRecord, CodecRecord, CodecLoss]
+    "model", [Manifest, ImageInput, TensorInput, OutputSpec, Accuracy, PartRecord, CodecRecord, CodecLoss, NodeProfile]
 )
 def test_the_bundle_page_names_every_key_of_the_manifest(model: Any) -> None:
     assert missing(model.model_fields, BUNDLE) == []
@@ -334,7 +344,11 @@ def test_the_bundle_page_names_every_key_of_the_manifest(model: Any) -> None:
 
 # ---- the command line ----------------------------------------------------------------------------------------------
 
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+TOP = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+GROUPS = {name: command.commands for name, command in TOP.items() if hasattr(command, "commands")}
+COMMANDS = {name: command for name, command in TOP.items() if name not in GROUPS} | {
+    f"{name} {inner}": command for name, commands in GROUPS.items() for inner, command in commands.items()
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -349,7 +363,7 @@ def test_the_pages_name_no_command_that_is_not_there() -> None:
     for page in PAGES:
         shells = "".join(code(page.read_text(), "sh"))
         named = set(re.findall(r"^(?:.*\| )?understudy (\w[\w-]*)", shells, re.MULTILINE))
-        assert named <= COMMANDS.keys(), page
+        assert named <= TOP.keys(), page
 
 
 def test_the_readme_and_ci_run_the_same_scripts() -> None:

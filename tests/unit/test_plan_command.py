@@ -194,6 +194,19 @@ def text_of(plan: Plan, width: int = 120) -> str:
     return capture.get()
 
 
+def test_a_plan_on_predicted_seconds_says_so(desk: Desk) -> None:
+    seconds = {"block_seconds": {"roof": [1, 1]}, "block_seconds_source": {"roof": "predicted"}}
+    assert "computing is predicted on roof" in desk.plan(*desk.arguments({**CHAIN, **seconds})).stdout
+    measured = {"block_seconds": {"roof": [1, 1]}}
+    assert "computing is" not in desk.plan(*desk.arguments({**CHAIN, **measured})).stdout
+
+
+def test_seconds_of_unknown_origin_are_refused(desk: Desk) -> None:
+    guessed = {"block_seconds": {"roof": [1, 1]}, "block_seconds_source": {"kitchen": "predicted"}}
+    result = desk.plan(*desk.arguments({**CHAIN, **guessed}))
+    assert result.exit_code != 0
+
+
 def test_on_a_terminal_of_80_columns_the_mark_stands_at_its_bar(desk: Desk) -> None:
     result = CliRunner().invoke(app, ["plan", *desk.arguments()], env={"COLUMNS": "80"})
     assert any("█" in line and line.rstrip().endswith("bottleneck") for line in result.stdout.splitlines())

@@ -48,6 +48,14 @@ def test_without_a_cluster_the_least_largest_stage_wins() -> None:
     assert sizes(plan(nodes("a", "b"), chain=uneven)) == [1, 2]
 
 
+def test_a_node_that_was_profiled_as_slow_gets_less_and_one_that_was_not_counts_as_the_average() -> None:
+    chain = make_chain((8, 4, 4, 4, 8), flops=(4, 4, 4, 4), block_seconds={"a": (3.0,) * 4, "b": (1.0,) * 4})
+    found = plan(nodes("a", "b"), chain=chain)
+    assert {stage.node: stage.end_block - stage.first_block for stage in found.stages} == {"a": 1, "b": 3}
+    found = plan(nodes("a", "c"), chain=chain)
+    assert {step.node: step.seconds for step in found.steps if step.kind == "compute"}["c"] % 2 == 0
+
+
 def test_the_memory_that_nodes_report_is_respected() -> None:
     there = (NodeSpec(name="a", memory_bytes=1), NodeSpec(name="b", memory_bytes=3))
     found = plan(there)

@@ -20,6 +20,7 @@ from understudy.cli.measure import measure
 from understudy.cli.node import node
 from understudy.cli.plan import plan
 from understudy.cli.prepare import prepare
+from understudy.cli.profile import app as profile
 from understudy.cli.publish import publish
 from understudy.cli.status import status
 from understudy.cli.up import up
@@ -54,6 +55,7 @@ for command in (
     broker_config,
 ):
     app.command()(command)
+app.add_typer(profile)
 
 
 def _version(wanted: bool) -> None:

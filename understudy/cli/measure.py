@@ -116,13 +116,10 @@ def document(found: Measured, cluster: dict[str, Any]) -> dict[str, Any]:
 def _write(path: Path, cluster: dict[str, Any]) -> None:
     import yaml
 
-    from understudy.quantities import ConfigError
+    from understudy.files import write_text
 
     text = HEADER + yaml.safe_dump(cluster, sort_keys=False, default_flow_style=None, width=120)
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+    write_text(path, text)
 
 
 @contextmanager

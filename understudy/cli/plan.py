@@ -95,13 +95,12 @@ def _stage(stage: Stage) -> dict[str, Any]:
 def _chain_of(model: Path) -> Chain:
     """The chain of a bundle (a folder) or of a bare model."""
     from stages.bundle import Bundle
-    from stages.codec_cost import with_codecs
+    from stages.chain import chain_of
     from stages.graph import ModelGraph
 
     if model.is_dir():
         bundle = Bundle.load(model)
-        chain = ModelGraph.load(bundle.model_path, shapes=bundle.manifest.shapes).chain()
-        return with_codecs(chain, bundle.manifest)
+        return chain_of(ModelGraph.load(bundle.model_path, shapes=bundle.manifest.shapes), bundle.manifest)
     return ModelGraph.load(model).chain()
 
 

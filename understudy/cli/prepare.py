@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,6 @@ import typer
 from understudy.cli.inspect import parse_shapes
 
 if TYPE_CHECKING:
-    from stages.bundle import Bundle
     from stages.calibration import CalibrationData
     from stages.graph import ModelGraph
     from stages.manifest import Accuracy, CodecRecord, Manifest
@@ -34,6 +32,17 @@ def prepare(
     ] = None,
     nodes: Annotated[str, typer.Option(metavar="2-8", help="Pipelines of so many nodes get parts.")] = "2-8",
     no_parts: Annotated[bool, typer.Option("--no-parts", help="Fit nothing for what can be lost.")] = False,
+    accuracy_model: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Without data: predict accuracies from the weights (docs/bundle.md)."),
+    ] = None,
+    training: Annotated[
+        str | None,
+        typer.Option(
+            metavar="epochs=40,...",
+            help="For --accuracy-model, if known: learning_rate, epochs, batch_size, optimiser (sgd, adam), all four.",
+        ),
+    ] = None,
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="One label per line; default: the classes of the data.")
     ] = None,
@@ -55,14 +64,24 @@ def prepare(
     Example: understudy prepare resnet.onnx --calibration train.npz --held-out test.npz --mean 0.485,0.456,0.406
     --std 0.229,0.224,0.225 -o resnet
     """
+    from json import dumps
+
     from stages.bundle import check_writable, write_bundle
     from stages.graph import ModelGraph
+    from understudy.bundleview import bundle_document, bundle_lines
 
     check_writable(output, force=force)
     shapes = parse_shapes(shape or [])
     counts = parse_nodes(nodes)
     if held_out is not None and calibration is None:
         raise typer.BadParameter("it needs --calibration: parts are fitted to other images", param_hint="--held-out")
+    if accuracy_model is not None and calibration is not None:
+        raise typer.BadParameter(
+            "what can be measured is not predicted: leave out one of it and --calibration",
+            param_hint="--accuracy-model",
+        )
+    if training is not None and accuracy_model is None:
+        raise typer.BadParameter("it needs --accuracy-model", param_hint="--training")
     graph = ModelGraph.load(model, shapes=shapes or None)
     draft, data = _draft(
         graph,
@@ -83,8 +102,14 @@ def prepare(
         draft, files = _fit(graph, draft, data, other, counts)
     if judge is not None and len(graph.blocks) > 1:
         draft = draft.model_copy(update={"codecs": _measure_codecs(graph, draft, judge)})
+    if accuracy_model is not None:
+        draft = _predict(graph, draft, accuracy_model, training, () if no_parts else counts)
     bundle = write_bundle(output, draft, model_path=model, extra_files=files, force=force)
-    _report(bundle, graph, data, default_numbers=scale is None and mean is None and std is None, as_json=json)
+    if json:
+        typer.echo(dumps(bundle_document(bundle, graph)))
+        return
+    for line in bundle_lines(bundle, graph, data, default_numbers=scale is None and mean is None and std is None):
+        typer.echo(line)
 
 
 def _draft(
@@ -222,6 +247,24 @@ def _measure_codecs(graph: ModelGraph, draft: Manifest, data: CalibrationData) -
         )
 
 
+def _predict(graph: ModelGraph, draft: Manifest, path: Path, training: str | None, nodes: Sequence[int]) -> Manifest:
+    """With predicted accuracies; why parts are not there is said on stderr."""
+    from planner.accuracy import Training
+    from understudy.fitting import planned_stages
+    from understudy.prediction import load_accuracy_model, parse_training, predict_for_bundle
+
+    try:
+        known = Training() if training is None else parse_training(training)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--training") from error
+    notes: list[str] = []
+    stages = planned_stages(graph, nodes) if nodes else []
+    found = predict_for_bundle(graph, draft, load_accuracy_model(path), known, stages=stages, on_note=notes.append)
+    for note in dict.fromkeys(notes):
+        typer.echo(note, err=True)
+    return found.draft
+
+
 def parse_nodes(text: str) -> range:
     """`2-8` or `4`.
 
@@ -251,77 +294,3 @@ def _measure(model: Path, graph: ModelGraph, data: CalibrationData) -> Accuracy:
         return measure_accuracy(
             model, data, dynamic_batch=graph.dynamic_batch, on_progress=lambda count: progress.advance(bar, count)
         )
-
-
-def _report(
-    bundle: Bundle, graph: ModelGraph, data: CalibrationData | None, *, default_numbers: bool, as_json: bool
-) -> None:
-    from stages.manifest import ImageInput
-
-    manifest = bundle.manifest
-    if as_json:
-        import json
-
-        facts = manifest.model_dump(mode="json", exclude={"labels", "parts", "codecs", "profile"})
-        facts |= {"bundle": str(bundle.folder), "blocks": len(graph.blocks), "cuts": len(graph.cuts)}
-        facts["parts"] = len(manifest.parts)
-        facts["codecs"] = {
-            record.codec: None if record.loss is None else record.loss.model_dump() for record in manifest.codecs
-        }
-        typer.echo(json.dumps(facts))
-        return
-    typer.echo(f"{manifest.name} {manifest.version}: task {manifest.task}")
-    typer.echo(f"blocks    {len(graph.blocks)}, with {len(graph.cuts)} cuts")
-    taken = manifest.input
-    if isinstance(taken, ImageInput):
-        mode = "greyscale" if taken.channels == 1 else "RGB"
-        typer.echo(f"input     '{taken.name}': {mode} image {taken.width} x {taken.height}, {taken.layout}")
-        note = "  (the default: give --mean and --std if the model was trained with them)" if default_numbers else ""
-        typer.echo(f"pixels    scale {taken.scale:.6g}, mean {_list(taken.mean)}, std {_list(taken.std)}{note}")
-    else:
-        typer.echo(f"input     tensors: {', '.join(taken.names)}")
-    typer.echo(f"accuracy  {_accuracy_line(manifest, data)}")
-    typer.echo(f"parts     {_parts_line(manifest)}")
-    for line in _codec_lines(manifest):
-        typer.echo(f"codec     {line}")
-    for name, record in manifest.files.items():
-        if name.startswith("parts/"):
-            continue
-        typer.echo(f"file      {name}: {record.bytes} bytes, SHA-256 {record.sha256[:12]}…")
-    typer.echo(f"wrote     {bundle.folder}")
-
-
-def _parts_line(manifest: Manifest) -> str:
-    if not manifest.parts:
-        return "none: answers stop while a lost stage is replaced; give --calibration data"
-    counts = Counter(part.technique for part in manifest.parts)
-    size = sum(record.bytes for name, record in manifest.files.items() if name.startswith("parts/"))
-    kinds = ", ".join(f"{number} of {technique}" for technique, number in sorted(counts.items()))
-    return f"{len(manifest.parts)} for what can be lost ({kinds}), {size} bytes"
-
-
-def _codec_lines(manifest: Manifest) -> Iterator[str]:
-    """Of each codec the least and the most that it leaves of the bytes at a cut, and what it costs at all of them."""
-    for record in manifest.codecs:
-        inner = record.ratio[1:-1]
-        line = f"{record.codec}: {min(inner):.0%} to {max(inner):.0%} of the bytes"
-        loss = record.loss
-        if loss is not None:
-            line += f", accuracy {0 - loss.value:+.2%} ({0 - loss.high:+.2%} to {0 - loss.low:+.2%})"
-        yield line
-
-
-def _list(values: tuple[float, ...]) -> str:
-    return ",".join(f"{value:g}" for value in values) or "none"
-
-
-def _accuracy_line(manifest: Manifest, data: CalibrationData | None) -> str:
-    accuracy = manifest.accuracy
-    if accuracy is not None:
-        interval = f"95 % interval {accuracy.low:.2%} to {accuracy.high:.2%}"
-        return f"{accuracy.value:.2%} on {accuracy.images} images ({interval})"
-    if manifest.task != "classify":
-        return "not measured: the model is no classifier"
-    if data is None:
-        return "not measured: give labelled --calibration data"
-    return f"not measured: the {data.count} calibration images have no labels"

@@ -16,7 +16,7 @@ from planner.codec import within
 from planner.plan import NoPlanError, Plan, Stage
 from planner.solve import price, solve
 from stages.bundle import Bundle, write_bundle
-from stages.codec_cost import with_codecs
+from stages.chain import chain_of
 from understudy.bundles import load_model, open_bundle
 from understudy.emulation.errors import EmulationError
 from understudy.emulation.links import check_names, payload_cluster, with_machines
@@ -97,7 +97,7 @@ async def prepare(wishes: Wishes, folder: Path, place: Place) -> Prepared:
     """
     bundle = await asyncio.to_thread(_copy_bundle, open_bundle(wishes.bundle, wishes.model), folder / CONTROLLER)
     graph = await load_model(bundle)
-    chain = with_codecs(graph.chain(), bundle.manifest)
+    chain = chain_of(graph, bundle.manifest)
     chain = replace(chain, codecs=within(chain.codecs, 0.0))  # as the controller is not told of any loss
     samples = await asyncio.to_thread(make_samples, bundle, graph)
     outcome = Outcome(cores=os.cpu_count() or 1)

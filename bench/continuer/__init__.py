@@ -1,0 +1,1 @@
+"""What CONTINUER (Majeed, Kilpatrick, Spence & Varghese 2022) reports of its profiler and scheduler, beside ours."""
