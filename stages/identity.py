@@ -73,6 +73,11 @@ def entry(frame_id: str) -> bytes:
     return digest(keys_of(frame_id)[-1]) + digest(frame_id)
 
 
+def is_named(frame: bytes) -> bool:
+    """Whether an `entry` is that of a frame whose publisher has named it: its key is its id."""
+    return frame[:DIGEST_BYTES] == frame[DIGEST_BYTES:]
+
+
 def keys_of(frame_id: str) -> tuple[str, ...]:
     """The keys that a frame of this id may have: the id, and what `make_id` made it from."""
     made_up = _MADE_UP.fullmatch(frame_id)

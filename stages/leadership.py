@@ -15,22 +15,24 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 
 import structlog
 
 from broker import subjects
 from broker.activation import Activation, Failure
 from broker.control import FlowSettings
-from broker.errors import BrokerError
+from broker.errors import BrokerError, WireError
 from broker.port import Broker, Handler, Message, Subscription
 from stages.deployment import Deployment
 from stages.feed import Feed
 from stages.fence import Confirm, Fence
 from stages.head import Head
 from stages.head_counters import HeadCounters
-from stages.identity import DIGEST_BYTES, digest, entry
+from stages.identity import DIGEST_BYTES, digest, entry, identify
 from stages.ledger import Ledger
 from stages.results import Provenance
 from stages.standby_head import StandbyHead, id_of
@@ -48,6 +50,12 @@ that asks behind it, in decimal digits); which it holds."""
 LONG_S = 2.0
 """A frame that waits at the standby head for so long may be answered: the head is asked. What servers of a cluster have
 for each other is lost where the link between them is."""
+
+ASK_AGAIN_S = 0.02
+
+LATE_S = 2.0
+"""A frame that comes to a new head for so long may be one that the head before has taken. Who publishes one again does
+so later."""
 
 SHARED_S = 30.0
 """A head that has handed over has finished what it holds, or lost it, after so long."""
@@ -92,6 +100,8 @@ class Leadership:
         self._shared: set[bytes] = set()
         """Frames (digests of their ids) that the head before this one finishes."""
         self._shared_since_s = 0.0
+        self._late: Counter[bytes] = Counter()
+        """Of the same: copies (by the digests of their keys) that may still come here."""
         broker.on_connection(self._on_connection)
 
     @property
@@ -121,7 +131,7 @@ class Leadership:
             self.give_up()
             await self._step_down()  # whoever leads now has sent again what was held here
         if deployment is not None and route is not None and route.standby_head == self._node:
-            await self._stand_by(deployment, previous_head)
+            await self._stand_by(deployment)
         elif not self.leads:
             self._end_standby()
         await self._unsubscribe_stale()
@@ -164,7 +174,7 @@ class Leadership:
 
     # ---- roles -------------------------------------------------------------------------------------------------
 
-    async def _stand_by(self, deployment: Deployment, previous_head: str) -> None:
+    async def _stand_by(self, deployment: Deployment) -> None:
         pipeline, flow = deployment.assignment.pipeline, deployment.assignment.flow
         self._pipeline = pipeline
         knows = self._standby is not None
@@ -173,8 +183,7 @@ class Leadership:
         self._other = deployment.route.head
         if self._other != self._node and self._keeping_up is None:
             # Not awaited: a head that has just died lets its questioner wait, and the next route may come meanwhile.
-            heads = [] if knows else [node for node in {self._other, previous_head} if node not in ("", self._node)]
-            self._keeping_up = asyncio.create_task(self._keep_up(pipeline, flow, heads), name="standby-head")
+            self._keeping_up = asyncio.create_task(self._keep_up(pipeline, flow, knows=knows), name="standby-head")
 
     async def _begin_standby(self, pipeline: str, flow: FlowSettings) -> None:
         """Results first: a frame that is heard of is then never kept for longer than until its result."""
@@ -190,20 +199,14 @@ class Leadership:
             self._keeping_up.cancel()
             self._keeping_up = None
 
-    async def _keep_up(self, pipeline: str, flow: FlowSettings, heads: Sequence[str]) -> None:
-        """Hear the frames, and ask the head what it holds: in the beginning, and whenever frames wait for long. Until
-        cancelled.
-
-        Args:
-            heads: nodes with heads whose results are not heard yet; none where this node knows all that is held. In a
-                cluster, servers hear of a new subscription one after the other. An answer of theirs says that theirs
-                has heard of the one to the results.
-        """
+    async def _keep_up(self, pipeline: str, flow: FlowSettings, *, knows: bool) -> None:
+        """Hear the frames, and ask the head what it holds: in the beginning, where this node does not know it, and
+        whenever frames wait for long. Until cancelled."""
         standby = self._standby
         assert standby is not None  # noqa: S101 - it has just begun
-        await asyncio.gather(*(self._ask(pipeline, head, _WHAT) for head in heads))
+        if not knows:
+            await self._until_heard(pipeline)
         await self._subscribe(_input(pipeline, flow), self._on_frame)
-        knows = not heads
         while True:
             before_s = time.monotonic() - LONG_S
             if not knows or standby.oldest_s < before_s:
@@ -215,17 +218,25 @@ class Leadership:
                 knows = knows or entries is not None
             await asyncio.sleep(LONG_S)
 
+    async def _until_heard(self, pipeline: str) -> None:
+        """In a cluster, servers hear of a new subscription one after the other. An answer of the head says that its
+        server has heard of the one to the results. It answers when it has taken over; one that is dead does not."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HANDOVER_TIMEOUT_S):
+                while await self._ask(pipeline, self._other, _WHAT) is None:  # noqa: ASYNC110 - of another process
+                    await asyncio.sleep(ASK_AGAIN_S)
+
     async def _take_over(self, deployment: Deployment, send: Send, previous_head: str) -> None:
         pipeline = deployment.assignment.pipeline
         knows = time.monotonic() - self._stands_by_since_s > KNOWS_AFTER_S
-        await self._stand_by(deployment, previous_head)
+        await self._stand_by(deployment)
         await self._subscribe(_input(pipeline, deployment.assignment.flow), self._on_frame)
         standby = self._standby
         assert standby is not None  # noqa: S101 - _stand_by made it
         question = b"%s %d" % (_HAND_OVER, deployment.epoch)
         finished_there = (await self._ask(pipeline, previous_head, question) if previous_head else None) or []
         await self._hear_all()
-        standby.leave_to_the_other(finished_there)
+        self._late = standby.leave_to_the_other(finished_there)
         self._shared = {entry[DIGEST_BYTES:] for entry in finished_there}
         self._shared_since_s = time.monotonic()
         head = self.head or self._make_head(deployment.assignment.flow, pipeline)
@@ -286,7 +297,7 @@ class Leadership:
             subject = subjects.handover(pipeline, head)
             answer = await self._broker.request(subject, question, timeout_s=HANDOVER_TIMEOUT_S)
         except BrokerError as error:
-            log.info("head-does-not-answer", node=head, reason=str(error))
+            log.debug("head-does-not-answer", node=head, reason=str(error))
             return None
         data = bytes(answer.data)
         return [data[i : i + 2 * DIGEST_BYTES] for i in range(0, len(data), 2 * DIGEST_BYTES)]
@@ -356,9 +367,25 @@ class Leadership:
 
     async def _on_frame(self, message: Message) -> None:
         if self.leads and self.head is not None:
-            await self.head.on_frame(message)
+            if not self._is_left(message):
+                await self.head.on_frame(message)
         elif self._standby is not None:
             await self._standby.on_frame(message)
+
+    def _is_left(self, message: Message) -> bool:
+        """Whether the head before this one answers it: that had taken the frame already when it was asked to hand over,
+        and a copy comes here only now, over another link."""
+        if not self._late or time.monotonic() - self._shared_since_s > LATE_S:
+            return False
+        try:
+            identity = identify(message)
+        except WireError:
+            return False  # the head refuses it
+        mark = digest(identity.key)
+        is_left = self._late[mark] > 0
+        if is_left and identity.id is None:
+            self._late[mark] -= 1  # the next one of the same content is another frame
+        return is_left
 
     async def _on_result(self, message: Message) -> None:
         if self._standby is not None:

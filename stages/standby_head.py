@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from broker.errors import WireError
 from broker.port import Message
-from stages.identity import DIGEST_BYTES, digest, identify, keys_of
+from stages.identity import DIGEST_BYTES, digest, identify, is_named, keys_of
 
 _START = b'{"id":"'
 _GOOD = b',"error":null}'
@@ -97,8 +97,9 @@ class StandbyHead:
         if data.endswith(_GOOD):
             self._remember(frame_id, data)
 
-    def leave_to_the_other(self, entries: Sequence[bytes]) -> None:
-        """Another head will answer these frames (`identity.entry`): they are not ours any more."""
+    def leave_to_the_other(self, entries: Sequence[bytes]) -> Counter[bytes]:
+        """Another head will answer these frames (`identity.entry`): they are not ours any more. How many copies may
+        still come of them, by the digests of their keys: of a frame with a name any number, which counts as one."""
         entries = self._open(entries)
         self.expect_others(entry[DIGEST_BYTES:] for entry in entries)
         remaining = Counter(entry[:DIGEST_BYTES] for entry in entries)
@@ -106,6 +107,7 @@ class StandbyHead:
             if remaining[digest(kept.key)] > 0:
                 remaining[digest(kept.key)] -= 1
                 self._drop(sequence)
+        return remaining | Counter({entry[:DIGEST_BYTES] for entry in entries if is_named(entry)})
 
     def catch_up(self, entries: Sequence[bytes]) -> None:
         """What the head held when this one had begun to listen, oldest first. For those that came before that there is

@@ -40,6 +40,11 @@ def npy(value: float, width: int = 2) -> bytes:
     return buffer.getvalue()
 
 
+def _message(frame_id: str | None) -> Message:
+    headers = {} if frame_id is None else {"Nats-Msg-Id": frame_id}
+    return Message(subject=IN, data=npy(1), reply="", headers=headers)
+
+
 class Machine:
     """A node with its own connection: its part as a head, and stages that answer while `works` is set."""
 
@@ -179,7 +184,7 @@ async def test_a_frame_whose_result_did_not_come_to_the_standby_is_not_answered_
     await pair.each_answered_once()
     # As in a cluster whose servers hear of a subscription one after the other: of its frames and results, b hears the
     # first alone.
-    await pair.b.lead._on_frame(Message(subject=IN, data=npy(1), reply="", headers={"Nats-Msg-Id": "late"}))
+    await pair.b.lead._on_frame(_message("late"))
     pair.a.works.clear()
     open_ids = await pair.publish(2)
     standby = pair.b.lead._standby
@@ -238,9 +243,10 @@ async def test_two_heads_hand_over_and_each_finishes_what_it_has(pair: Pair) -> 
 
 @pytest.mark.parametrize("first", ["a", "b"])
 async def test_a_frame_that_is_published_again_while_two_heads_may_hold_it_is_answered_once(
-    pair: Pair, first: str
+    pair: Pair, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the old head has sent to its stages is away for long; its publisher loses patience."""
+    monkeypatch.setattr("stages.leadership.LATE_S", 0.0)
     for machine in (pair.a, pair.b):
         machine.works.clear()
     mine = await pair.publish(6, reply="answer.1")
@@ -263,6 +269,26 @@ async def test_a_frame_that_is_published_again_while_two_heads_may_hold_it_is_an
     await pair.a.follow(3, "a", "")
     await pair.publish(1)
     await pair.each_answered_once()
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["a named frame", "a frame without a name"])
+async def test_a_frame_that_comes_to_the_new_head_when_the_one_before_has_taken_it_is_answered_once(
+    pair: Pair, named: bool
+) -> None:
+    pair.a.works.clear()
+    name = "late" if named else None
+    await pair.a.lead._on_frame(_message(name))  # over a quicker link
+    await eventually(lambda: len(pair.a.sent) == 1)
+    await pair.a.follow(2, "b", "a", drain=True)
+    await pair.b.follow(2, "b", "a", drain=True, before="a")
+    await pair.b.lead._on_frame(_message(name))
+    await pair.publish(1)
+    await eventually(lambda: pair.b.sent == ["f0"])
+    pair.a.works.set()
+    await pair.each_answered_once(2)
+    if not named:
+        await pair.publish_as(None)  # the same content, and another frame
+        await pair.each_answered_once(3)
 
 
 @pytest.mark.parametrize("order", ["the old head first", "the new head first"])
