@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
 from bench import document, harness
-from bench.document import Busy, Figure
+from bench.document import Busy, BusyMeter, Figure
 from bench.planner.plot import MissingPlotterError, load_plotter
 from understudy.emulation import engine
 from understudy.emulation.project import IMAGE
 from understudy.emulation.rehearsal import build_image
+
+R = TypeVar("R")
 
 PACKAGES = ("numpy", "onnx", "onnxruntime")
 
@@ -56,6 +60,47 @@ async def prepared_image(given: str | None, say: Callable[[str], None]) -> str:
     if given is None:
         await build_image(None, say)
     return given or IMAGE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark(Generic[R]):
+    """What makes one of them: how it measures, and what of it is shown, written and drawn.
+
+    Attributes:
+        good: whether every answer was right, and something was measured.
+    """
+
+    name: str
+    measure: Callable[[argparse.Namespace, str, Path, Callable[[str], None]], Awaitable[R]]
+    show: Callable[[Console, R], None]
+    figures: Callable[[R], Sequence[Figure]]
+    details: Callable[[R], Mapping[str, Any]]
+    plot: Callable[[R, Path], None]
+    good: Callable[[R], bool]
+
+
+def run(benchmark: Benchmark[R], options: argparse.Namespace) -> int:
+    """The exit code."""
+    console = harness.terminal(190)
+    check(options, console)
+    started_s, meter = time.perf_counter(), BusyMeter()
+
+    def say(line: str) -> None:
+        console.print(f"{time.perf_counter() - started_s:4.0f} s  {line}", style="dim")
+
+    async def measured(folder: Path) -> bool:
+        image = await prepared_image(options.image, say)
+        found = await benchmark.measure(options, image, folder, say)
+        benchmark.show(console, found)
+        write(options, benchmark.name, benchmark.figures(found), benchmark.details(found), meter.read())
+        if options.plot is not None:
+            benchmark.plot(found, options.plot)
+        return benchmark.good(found)
+
+    with harness.scratch() as (folder, _):
+        code = harness.run(measured(folder), console)
+    say("done")
+    return code
 
 
 def write(

@@ -9,14 +9,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import harness
-from bench.document import BusyMeter
-from bench.emulating import add_options, check, prepared_image, words, write
+from bench.emulating import Benchmark, add_options, run, words
 from bench.networks import NETWORKS
 from bench.placement.measure import FULL, MODERATE, QUICK, Result, Scope, Series, measure_series
 from bench.placement.plot import plot
@@ -44,9 +41,9 @@ def scope_of(options: argparse.Namespace) -> Scope:
 
 
 async def measure(
-    scope: Scope, options: argparse.Namespace, folder: Path, say: Callable[[str], None]
+    options: argparse.Namespace, image: str, folder: Path, say: Callable[[str], None]
 ) -> dict[Series, list[Result]]:
-    image = await prepared_image(options.image, say)
+    scope = scope_of(options)
     seeds = range(options.seed, options.seed + scope.seeds)
     every = [
         Series(model=model, bandwidth=bandwidth, nodes=scope.nodes, seed=seed)
@@ -55,29 +52,13 @@ async def measure(
     return {series: await measure_series(series, scope, folder=folder, image=image, say=say) for series in every}
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = parse(arguments)
-    console = harness.terminal(190)
-    check(options, console)
-    started_s, meter = time.perf_counter(), BusyMeter()
+def good(results: dict[Series, list[Result]]) -> bool:
+    return not any(each.measured.faults for several in results.values() for each in several if each.measured)
 
-    def say(line: str) -> None:
-        console.print(f"{time.perf_counter() - started_s:4.0f} s  {line}", style="dim")
 
-    async def benchmark() -> bool:
-        results = await measure(scope_of(options), options, folder, say)
-        show(console, results)
-        write(options, "placement", figures(results), details(results), meter.read())
-        if options.plot is not None:
-            plot(results, options.plot)
-        measured = [each.measured for several in results.values() for each in several if each.measured is not None]
-        return not any(each.faults for each in measured)
-
-    with harness.scratch() as (folder, _):
-        code = harness.run(benchmark(), console)
-    say("done")
-    return code
-
+BENCHMARK = Benchmark(
+    name="placement", measure=measure, show=show, figures=figures, details=details, plot=plot, good=good
+)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(BENCHMARK, parse(sys.argv[1:])))

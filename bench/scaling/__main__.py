@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import harness
-from bench.document import BusyMeter
-from bench.emulating import add_options, check, prepared_image, words, write
+from bench.emulating import Benchmark, add_options, run, words
 from bench.networks import NETWORKS
 from bench.scaling.plot import plot
 from bench.scaling.points import FULL, MODERATE, QUICK, Point, Scope, Series, measure_series, narrowed
@@ -59,9 +56,9 @@ def _counts(text: str) -> tuple[int, ...]:
 
 
 async def measure(
-    scope: Scope, options: argparse.Namespace, folder: Path, say: Callable[[str], None]
+    options: argparse.Namespace, image: str, folder: Path, say: Callable[[str], None]
 ) -> dict[Series, list[Point]]:
-    image = await prepared_image(options.image, say)
+    scope = scope_of(options)
     return {
         series: await measure_series(
             series, scope.nodes, scope.effort, folder=folder, image=image, seed=options.seed, say=say
@@ -70,29 +67,14 @@ async def measure(
     }
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = parse(arguments)
-    console = harness.terminal(190)
-    check(options, console)
-    started_s, meter = time.perf_counter(), BusyMeter()
+def good(results: dict[Series, list[Point]]) -> bool:
+    every = [point.measured for points in results.values() for point in points if point.measured]
+    return bool(every) and not any(found.faults for found in every)
 
-    def say(line: str) -> None:
-        console.print(f"{time.perf_counter() - started_s:4.0f} s  {line}", style="dim")
 
-    async def benchmark() -> bool:
-        results = await measure(scope_of(options), options, folder, say)
-        show(console, results)
-        write(options, "scaling", figures(results), details(results), meter.read())
-        if options.plot is not None:
-            plot(results, options.plot)
-        every = [point.measured for points in results.values() for point in points]
-        return any(every) and not any(found.faults for found in every if found is not None)
-
-    with harness.scratch() as (folder, _):
-        code = harness.run(benchmark(), console)
-    say("done")
-    return code
-
+BENCHMARK = Benchmark(
+    name="scaling", measure=measure, show=show, figures=figures, details=details, plot=plot, good=good
+)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(BENCHMARK, parse(sys.argv[1:])))
