@@ -43,13 +43,15 @@ log = structlog.get_logger("understudy.head")
 HANDOVER_TIMEOUT_S = 1.0
 QUEUE_TURNS = 3
 
-_HAND_OVER, _WHAT = b"hand over", b"what"
+_HAND_OVER, _WHAT, _ANSWERED = b"hand over", b"what", b"answered "
 """Questions to a head: which frames it will finish, when it shall take no more (with the epoch of the route of the head
-that asks behind it, in decimal digits); which it holds."""
+that asks behind it, in decimal digits); which it holds; which of these it has answered lately (digests of ids)."""
 
-LONG_S = 2.0
+MOST_MARKS = 4096
+
+LONG_S = 0.25
 """A frame that waits at the standby head for so long may be answered: the head is asked. What servers of a cluster have
-for each other is lost where the link between them is."""
+for each other is lost where the link between them is; and of a frame that is published again the result is not."""
 
 ASK_AGAIN_S = 0.02
 
@@ -208,15 +210,21 @@ class Leadership:
             await self._until_heard(pipeline)
         await self._subscribe(_input(pipeline, flow), self._on_frame)
         while True:
-            before_s = time.monotonic() - LONG_S
-            if not knows or standby.oldest_s < before_s:
-                entries = await self._ask(pipeline, self._other, _WHAT)
-                if entries is not None and not knows:
-                    standby.catch_up(entries)
-                elif entries is not None and (over := standby.reconcile(entries, before_s=before_s)):
-                    log.info("results-missed", frames=over)
-                knows = knows or entries is not None
+            if not knows and (entries := await self._ask(pipeline, self._other, _WHAT)) is not None:
+                standby.catch_up(entries)
+                knows = True
+            await self._learn_answered(pipeline, self._other, standby, before_s=time.monotonic() - LONG_S)
             await asyncio.sleep(LONG_S)
+
+    async def _learn_answered(
+        self, pipeline: str, head: str, standby: StandbyHead, *, before_s: float = math.inf
+    ) -> None:
+        """Let frames go whose results did not come here. Only those with a name: of others nobody can say which."""
+        marks = standby.named(before_s=before_s)[:MOST_MARKS]
+        if marks and (answer := await self._request(pipeline, head, _ANSWERED + b"".join(marks))) is not None:
+            over = standby.answered(_split(answer, DIGEST_BYTES))
+            if over:
+                log.info("results-missed", frames=over)
 
     async def _until_heard(self, pipeline: str) -> None:
         """In a cluster, servers hear of a new subscription one after the other. An answer of the head says that its
@@ -237,6 +245,8 @@ class Leadership:
         finished_there = (await self._ask(pipeline, previous_head, question) if previous_head else None) or []
         await self._hear_all()
         self._late = standby.leave_to_the_other(finished_there)
+        if previous_head:
+            await self._learn_answered(pipeline, previous_head, standby)
         self._shared = {entry[DIGEST_BYTES:] for entry in finished_there}
         self._shared_since_s = time.monotonic()
         head = self.head or self._make_head(deployment.assignment.flow, pipeline)
@@ -293,14 +303,16 @@ class Leadership:
     async def _ask(self, pipeline: str, head: str, question: bytes) -> list[bytes] | None:
         """Which frames the head on another node holds; None: it does not say. Asked to hand over, it takes no more from
         then on, and finishes these."""
+        answer = await self._request(pipeline, head, question)
+        return None if answer is None else _split(answer, 2 * DIGEST_BYTES)
+
+    async def _request(self, pipeline: str, head: str, question: bytes) -> bytes | None:
         try:
             subject = subjects.handover(pipeline, head)
-            answer = await self._broker.request(subject, question, timeout_s=HANDOVER_TIMEOUT_S)
+            return bytes((await self._broker.request(subject, question, timeout_s=HANDOVER_TIMEOUT_S)).data)
         except BrokerError as error:
             log.debug("head-does-not-answer", node=head, reason=str(error))
             return None
-        data = bytes(answer.data)
-        return [data[i : i + 2 * DIGEST_BYTES] for i in range(0, len(data), 2 * DIGEST_BYTES)]
 
     async def _on_handover(self, message: Message) -> None:
         """Another node begins to stand by, or leads from now on."""
@@ -308,6 +320,11 @@ class Leadership:
             return
         if message.data == _WHAT:
             await self._publish(message.reply, b"".join(entry(frame_id) for frame_id in self.head.held_ids()))
+            return
+        if message.data[: len(_ANSWERED)] == _ANSWERED:
+            known = {digest(frame_id) for frame_id in self.head.answered_ids()}
+            asked = _split(bytes(message.data[len(_ANSWERED) :]), DIGEST_BYTES)
+            await self._publish(message.reply, b"".join(mark for mark in asked if mark in known))
             return
         if not self.leads:
             return
@@ -448,6 +465,10 @@ class Leadership:
         if self.head is not None and (self._shared or not self.leads):
             needed.add(subjects.results_out(self._pipeline))
         return needed
+
+
+def _split(data: bytes, size: int) -> list[bytes]:
+    return [data[i : i + size] for i in range(0, len(data), size)]
 
 
 def _input(pipeline: str, flow: FlowSettings) -> str:

@@ -6,6 +6,7 @@ every frame that was published and is not answered, whether the head had sent it
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -27,6 +28,7 @@ MAX_HEARD = 4096
 
 class _Kept(NamedTuple):
     key: str
+    named: bool
     message: Message
     came_s: float
 
@@ -69,7 +71,7 @@ class StandbyHead:
         if identity.id is not None and (identity.id in self._by_key or identity.id in self._results):
             return  # published again: it is here, or answered
         self._sequence += 1
-        self._frames[self._sequence] = _Kept(identity.key, message, self._clock())
+        self._frames[self._sequence] = _Kept(identity.key, identity.id is not None, message, self._clock())
         self._by_key.setdefault(identity.key, deque()).append(self._sequence)
         self._size_bytes += len(message.data)
         while len(self._frames) > self._limit_frames or (
@@ -120,24 +122,17 @@ class StandbyHead:
             else:
                 self.expect_others([entry[DIGEST_BYTES:]])
 
-    @property
-    def oldest_s(self) -> float:
-        """When the oldest frame came that is kept, on the clock; infinite: there is none."""
-        return next((kept.came_s for kept in self._frames.values()), math.inf)
+    def named(self, *, before_s: float = math.inf) -> list[bytes]:
+        """Digests of the ids of frames that have one and came before then, the oldest first."""
+        frames = self._frames.values()
+        return [
+            digest(kept.key) for kept in itertools.takewhile(lambda kept: kept.came_s < before_s, frames) if kept.named
+        ]
 
-    def reconcile(self, entries: Sequence[bytes], *, before_s: float) -> int:
-        """Of the frames that came before then, keep those alone that the head holds. It has answered the others, or
-        never had them. How many are not kept."""
-        held = Counter(entry[:DIGEST_BYTES] for entry in entries)
-        over = []
-        for sequence, kept in self._frames.items():
-            if kept.came_s >= before_s:
-                break
-            mark = digest(kept.key)
-            if held[mark] > 0:
-                held[mark] -= 1
-            else:
-                over.append(sequence)
+    def answered(self, marks: Iterable[bytes]) -> int:
+        """The head has answered these of `named`, and their results did not come here. How many are not kept now."""
+        gone = set(marks)
+        over = [sequence for sequence, kept in self._frames.items() if kept.named and digest(kept.key) in gone]
         for sequence in over:
             self._drop(sequence)
         return len(over)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from broker.activation import FrameTag, encode_tensor_frame
 from broker.port import Message
-from stages.identity import entry, identify, make_id
+from stages.identity import digest, identify, make_id
 from stages.results import Provenance, result_json
 from stages.standby_head import StandbyHead
 from tests.unit.builders import numbers
@@ -201,23 +200,14 @@ async def test_the_bounds_hold_whatever_comes_and_goes(steps: list[tuple[bool, s
         assert len(list(head.results())) <= 2
 
 
-async def test_of_what_waits_for_long_only_what_the_head_still_holds_is_kept() -> None:
+async def test_frames_with_a_name_whose_results_were_missed_are_let_go() -> None:
     now_s = 0.0
     head = StandbyHead(frames=100, size_bytes=1 << 20, clock=lambda: now_s)
-    assert head.oldest_s == math.inf
-    await given_frames(head, "answered", "held")
+    await head.on_frame(frame(b"nameless"))
+    await given_frames(head, "a", "b")
     now_s = 5.0
-    await given_frames(head, "new")
-    assert head.oldest_s == 0.0
-    assert head.reconcile([entry("held")], before_s=3.0) == 1
-    assert kept(head) == ["held", "new"]
-    assert head.oldest_s == 0.0
-
-
-async def test_of_equal_frames_without_a_name_as_many_are_kept_as_the_head_holds() -> None:
-    head = standby()
-    for _ in range(3):
-        await head.on_frame(frame(b"same"))
-    held = make_id(identify(frame(b"same")))
-    assert head.reconcile([entry(held)], before_s=math.inf) == 2
-    assert len(head) == 1
+    await given_frames(head, "c")
+    assert head.named(before_s=5.0) == [digest("a"), digest("b")]
+    assert head.named() == [digest("a"), digest("b"), digest("c")]
+    assert head.answered([digest("b"), digest("unknown")]) == 1
+    assert [message.data for message in head.frames()] == [b"nameless", b"a", b"c"]
