@@ -87,6 +87,7 @@ class Term:
             await lease.check()
         except NoRespondersError:
             await lease.prepare()
+            await lease.check()  # servers of a cluster make it also while none of them keeps it
 
     async def begin(self) -> None:
         """Wait for the lease; or, where nobody can say who has it, until no controller is heard."""
@@ -104,10 +105,9 @@ class Term:
                 if await self._try_begin():
                     log.info("controller-has-the-lease")
                     return
-            except NoRespondersError:
-                # The bucket is gone: the server was started anew, in less time than there is between two questions.
-                silent_since_s = silent_since_s or time.monotonic()
             except BrokerError as error:
+                # Also where the bucket alone is gone: the server was started anew, in less time than there is between
+                # two questions.
                 log.debug("lease-not-asked", reason=str(error))
                 now_s = time.monotonic()
                 silent_since_s = silent_since_s or now_s

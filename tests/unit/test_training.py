@@ -12,8 +12,8 @@ pytest.importorskip("torch", reason="pip install 'understudy[train]'")
 import torch
 
 from bench.continuer.histories import History
-from bench.continuer.training.__main__ import Data, Run, Trainer, plan
 from bench.continuer.training.networks import Network, Shape
+from bench.continuer.training.trainer import Data, Run, Trainer, plan
 from bench.continuer.training.variants import measure
 
 # More threads than free cores wait for each other most of the time.
