@@ -31,6 +31,7 @@ from understudy.events import EventError, parse_episode, read_journal
 
 READY_S = 240.0
 WHOLE_S = 60.0
+ROLE_S = 10.0
 FRAME_S = 90.0
 """A frame without an answer for so long, and for three times as long as the plan takes for a full window, is lost."""
 
@@ -254,14 +255,18 @@ class Run:
             raise EmulationError(f"in a star {name} has no broker of its own: use the scenario kill-hub")
 
     async def _resolve(self, who: str) -> str:
-        document = await self._status()
-        deadline_s = time.monotonic() + WHOLE_S
-        while document is None and time.monotonic() < deadline_s:
-            await asyncio.sleep(LOOK_S)
-            document = await self._status()
-        name = resolve(who, document or {"nodes": []}, self._roles)
-        self._roles[who] = name
-        return name
+        deadline_s = time.monotonic() + ROLE_S
+        while True:
+            try:
+                name = resolve(who, await self._status() or {"nodes": []}, self._roles)
+            except EmulationError:
+                # While a fault is bridged a node may have every role.
+                if time.monotonic() > deadline_s:
+                    raise
+                await asyncio.sleep(LOOK_S)
+            else:
+                self._roles[who] = name
+                return name
 
     # ---- what is known of it -----------------------------------------------------------------------------------
 
