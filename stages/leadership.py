@@ -53,7 +53,9 @@ LONG_S = 0.25
 """A frame that waits at the standby head for so long may be answered: the head is asked. What servers of a cluster have
 for each other is lost where the link between them is; and of a frame that is published again the result is not."""
 
-ASK_AGAIN_S = 0.02
+ASK_S, ASK_AGAIN_S = 0.1, 0.02
+"""How long a new standby waits for the word of a head that may not have taken over yet; MQTT does not tell that nobody
+listens there."""
 
 LATE_S = 2.0
 """A frame that comes to a new head for so long may be one that the head before has taken. Who publishes one again does
@@ -231,7 +233,7 @@ class Leadership:
         server has heard of the one to the results. It answers when it has taken over; one that is dead does not."""
         with suppress(TimeoutError):
             async with asyncio.timeout(HANDOVER_TIMEOUT_S):
-                while await self._ask(pipeline, self._other, _WHAT) is None:  # noqa: ASYNC110 - of another process
+                while await self._request(pipeline, self._other, _WHAT, timeout_s=ASK_S) is None:  # noqa: ASYNC110
                     await asyncio.sleep(ASK_AGAIN_S)
 
     async def _take_over(self, deployment: Deployment, send: Send, previous_head: str) -> None:
@@ -306,10 +308,12 @@ class Leadership:
         answer = await self._request(pipeline, head, question)
         return None if answer is None else _split(answer, 2 * DIGEST_BYTES)
 
-    async def _request(self, pipeline: str, head: str, question: bytes) -> bytes | None:
+    async def _request(
+        self, pipeline: str, head: str, question: bytes, *, timeout_s: float = HANDOVER_TIMEOUT_S
+    ) -> bytes | None:
         try:
             subject = subjects.handover(pipeline, head)
-            return bytes((await self._broker.request(subject, question, timeout_s=HANDOVER_TIMEOUT_S)).data)
+            return bytes((await self._broker.request(subject, question, timeout_s=timeout_s)).data)
         except BrokerError as error:
             log.debug("head-does-not-answer", node=head, reason=str(error))
             return None
