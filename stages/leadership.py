@@ -18,7 +18,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import suppress
 
 import structlog
 
@@ -50,12 +49,9 @@ that asks behind it, in decimal digits); which it holds; which of these it has a
 MOST_MARKS = 4096
 
 LONG_S = 0.25
-"""A frame that waits at the standby head for so long may be answered: the head is asked. What servers of a cluster have
-for each other is lost where the link between them is; and of a frame that is published again the result is not."""
-
-ASK_S, ASK_AGAIN_S = 0.1, 0.02
-"""How long a new standby waits for the word of a head that may not have taken over yet; MQTT does not tell that nobody
-listens there."""
+"""A frame that waits at the standby head for so long may be answered: the head is asked. Servers of a cluster hear of a
+new subscription one after the other, so that for a moment one hands on frames, and another no results; what they have
+for each other is lost where their link is; and of a frame that is published again the result is not."""
 
 LATE_S = 2.0
 """A frame that comes to a new head for so long may be one that the head before has taken. Who publishes one again does
@@ -187,7 +183,7 @@ class Leadership:
         self._other = deployment.route.head
         if self._other != self._node and self._keeping_up is None:
             # Not awaited: a head that has just died lets its questioner wait, and the next route may come meanwhile.
-            self._keeping_up = asyncio.create_task(self._keep_up(pipeline, flow, knows=knows), name="standby-head")
+            self._keeping_up = asyncio.create_task(self._keep_up(pipeline, knows=knows), name="standby-head")
 
     async def _begin_standby(self, pipeline: str, flow: FlowSettings) -> None:
         """Results first: a frame that is heard of is then never kept for longer than until its result."""
@@ -196,6 +192,7 @@ class Leadership:
         frames = 1 if flow.delivery == "latest" else flow.queue_frames
         self._standby = StandbyHead(frames=frames, size_bytes=flow.queue_bytes)
         await self._subscribe(subjects.results_out(pipeline), self._on_result)
+        await self._subscribe(_input(pipeline, flow), self._on_frame)
 
     def _end_standby(self) -> None:
         self._standby = None
@@ -203,14 +200,11 @@ class Leadership:
             self._keeping_up.cancel()
             self._keeping_up = None
 
-    async def _keep_up(self, pipeline: str, flow: FlowSettings, *, knows: bool) -> None:
-        """Hear the frames, and ask the head what it holds: in the beginning, where this node does not know it, and
-        whenever frames wait for long. Until cancelled."""
+    async def _keep_up(self, pipeline: str, *, knows: bool) -> None:
+        """Ask the head what it holds, where this node does not know it, and which of the frames that wait here for long
+        it has answered. Until cancelled."""
         standby = self._standby
         assert standby is not None  # noqa: S101 - it has just begun
-        if not knows:
-            await self._until_heard(pipeline)
-        await self._subscribe(_input(pipeline, flow), self._on_frame)
         while True:
             if not knows and (entries := await self._ask(pipeline, self._other, _WHAT)) is not None:
                 standby.catch_up(entries)
@@ -228,19 +222,10 @@ class Leadership:
             if over:
                 log.info("results-missed", frames=over)
 
-    async def _until_heard(self, pipeline: str) -> None:
-        """In a cluster, servers hear of a new subscription one after the other. An answer of the head says that its
-        server has heard of the one to the results. It answers when it has taken over; one that is dead does not."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(HANDOVER_TIMEOUT_S):
-                while await self._request(pipeline, self._other, _WHAT, timeout_s=ASK_S) is None:  # noqa: ASYNC110
-                    await asyncio.sleep(ASK_AGAIN_S)
-
     async def _take_over(self, deployment: Deployment, send: Send, previous_head: str) -> None:
         pipeline = deployment.assignment.pipeline
         knows = time.monotonic() - self._stands_by_since_s > KNOWS_AFTER_S
         await self._stand_by(deployment)
-        await self._subscribe(_input(pipeline, deployment.assignment.flow), self._on_frame)
         standby = self._standby
         assert standby is not None  # noqa: S101 - _stand_by made it
         question = b"%s %d" % (_HAND_OVER, deployment.epoch)
@@ -308,12 +293,10 @@ class Leadership:
         answer = await self._request(pipeline, head, question)
         return None if answer is None else _split(answer, 2 * DIGEST_BYTES)
 
-    async def _request(
-        self, pipeline: str, head: str, question: bytes, *, timeout_s: float = HANDOVER_TIMEOUT_S
-    ) -> bytes | None:
+    async def _request(self, pipeline: str, head: str, question: bytes) -> bytes | None:
         try:
             subject = subjects.handover(pipeline, head)
-            return bytes((await self._broker.request(subject, question, timeout_s=timeout_s)).data)
+            return bytes((await self._broker.request(subject, question, timeout_s=HANDOVER_TIMEOUT_S)).data)
         except BrokerError as error:
             log.debug("head-does-not-answer", node=head, reason=str(error))
             return None
