@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from planner.codec import CodecCost
+from planner.codec import CodecCost, within
 
 MAX_NUMBER = 1e300
 """Of bytes, operations or seconds: what is larger is a mistake, and would overflow in sums."""
@@ -74,6 +74,11 @@ class Chain:
     def stage_memory_bytes(self, first_block: int, end_block: int) -> int:
         """What a stage of blocks [first_block, end_block) needs: the sum of memory plus the maximum of peak."""
         return sum(self.block_memory_bytes[first_block:end_block]) + max(self.block_peak_bytes[first_block:end_block])
+
+    def within(self, max_accuracy_loss: float) -> Chain:
+        """The same, with those codecs alone that may be used where answers may lose so much accuracy, 0..1."""
+        allowed = within(self.codecs, max_accuracy_loss)
+        return self if allowed == self.codecs else replace(self, codecs=allowed)
 
     def speed_of(self, node: str, flops_per_s: float | None) -> float | None:
         """FLOP/s of a node: as its blocks were measured, else as it is said; None: not known."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import pairwise
 
 import structlog
 
 from broker.errors import UnderstudyError
 from planner.cluster import Cluster, NodeSpec
-from planner.codec import within
 from planner.part import Part
 from planner.plan import Plan
 from recovery.contingency import Setup, prepare
@@ -161,9 +159,9 @@ class Readiness:
 
     def estimates(self, served: Served) -> Estimates:
         """What is known now."""
-        healthy, chain = served.source.healthy, served.source.chain
+        healthy = served.source.healthy
         return Estimates(
-            chain=replace(chain, codecs=within(chain.codecs, self._policy.objectives.max_codec_loss)),
+            chain=served.source.chain.within(self._policy.objectives.max_codec_loss),
             healthy=None if healthy is None else Accuracy(value=healthy.value, low=healthy.low, high=healthy.high),
             speeds=dict(self._observer.speeds.flops_per_s),
             part_seconds=served.source.part_seconds,

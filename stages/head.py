@@ -263,15 +263,14 @@ class Head:
         followed = self._followed.get(outcome.epoch)
         if followed is None:
             return  # of a way that is over: its frames were sent again
+        answers: Sequence[dict[str, Any] | FrameError]
         if isinstance(outcome, Failure):
-            failed = FrameError(outcome.code, outcome.reason)
-            self._note_back(outcome.frames, followed)
-            await self._answer([(tag, failed) for tag in outcome.frames], followed)
+            answers = [FrameError(outcome.code, outcome.reason)] * len(outcome.frames)
         else:
             check(outcome, followed.way.spec)
             answers = followed.results.answers(plain(outcome.tensors), len(outcome.frames))
-            self._note_back(outcome.frames, followed)
-            await self._answer(list(zip(outcome.frames, answers, strict=True)), followed)
+        self._note_back(outcome.frames, followed)
+        await self._answer(list(zip(outcome.frames, answers, strict=True)), followed)
         self._wake.set()
 
     def _note_back(self, tags: Sequence[FrameTag], followed: _Followed) -> None:

@@ -75,7 +75,6 @@ class Leadership:
         self._broker = broker
         self._executor = executor
         self._subscribed: dict[str, Subscription] = {}
-        self._subscribing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._fence: Fence | None = None
         self._fence_task: asyncio.Task[None] | None = None
@@ -229,11 +228,14 @@ class Leadership:
         standby = self._standby
         assert standby is not None  # noqa: S101 - _stand_by made it
         question = b"%s %d" % (_HAND_OVER, deployment.epoch)
-        finished_there = (await self._ask(pipeline, previous_head, question) if previous_head else None) or []
+        answer = await self._ask(pipeline, previous_head, question) if previous_head else None
+        finished_there = answer or []
         await self._hear_all()
         self._late = standby.leave_to_the_other(finished_there)
-        if previous_head:
+        if answer is not None:
             await self._learn_answered(pipeline, previous_head, standby)
+        elif previous_head:
+            log.info("head-does-not-answer", node=previous_head)
         self._shared = {entry[DIGEST_BYTES:] for entry in finished_there}
         self._shared_since_s = time.monotonic()
         head = self.head or self._make_head(deployment.assignment.flow, pipeline)
@@ -428,9 +430,8 @@ class Leadership:
             log.warning("publish-failed", subject=subject, reason=str(error))
 
     async def _subscribe(self, subject: str, handler: Handler) -> None:
-        async with self._subscribing:
-            if subject not in self._subscribed:
-                self._subscribed[subject] = await self._broker.subscribe(subject, handler)
+        if subject not in self._subscribed:
+            self._subscribed[subject] = await self._broker.subscribe(subject, handler)
 
     def _inputs(self) -> set[str]:
         return {subjects.frames_in(self._pipeline), subjects.feed(self._pipeline)}

@@ -9,7 +9,6 @@ import structlog
 
 from planner.chain import Chain
 from planner.cluster import Cluster, NodeSpec
-from planner.codec import within
 from planner.plan import NoPlanError, Plan, Stage
 from planner.solve import price, solve
 
@@ -36,7 +35,7 @@ class PipelinePlanner:
         given: Sequence[Stage] = (),
         max_codec_loss: float = 0.0,
     ) -> None:
-        self._chain = replace(chain, codecs=within(chain.codecs, max_codec_loss))
+        self._chain = chain.within(max_codec_loss)
         self._stages = stages
         self._max_payload_bytes = max_payload_bytes
         self._cluster = cluster

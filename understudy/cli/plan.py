@@ -45,10 +45,8 @@ def plan(
     Example: understudy plan --chain chain.json --cluster cluster.json --time-limit 10 --json
     """
     import json
-    from dataclasses import replace
 
     from broker.errors import UnderstudyError
-    from planner.codec import within
     from planner.plan import NoPlanError
     from planner.solve import solve
     from understudy.planfiles import load_chain, load_cluster
@@ -59,7 +57,7 @@ def plan(
         raise UnderstudyError("give either a bundle or model, or --chain chain.json")
     machines = load_cluster(cluster)
     blocks = load_chain(chain) if chain is not None else _chain_of(model or Path())
-    blocks = replace(blocks, codecs=within(blocks.codecs, max_codec_loss))
+    blocks = blocks.within(max_codec_loss)
     try:
         found = solve(blocks, machines, objective=objective.value, stages=stages, time_limit_s=time_limit)
     except NoPlanError as error:

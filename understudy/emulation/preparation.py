@@ -12,7 +12,6 @@ from pathlib import Path
 from broker.server import ServerConfig
 from planner.chain import Chain
 from planner.cluster import Cluster
-from planner.codec import within
 from planner.plan import NoPlanError, Plan, Stage
 from planner.solve import price, solve
 from stages.bundle import Bundle, write_bundle
@@ -98,7 +97,7 @@ async def prepare(wishes: Wishes, folder: Path, place: Place) -> Prepared:
     bundle = await asyncio.to_thread(_copy_bundle, open_bundle(wishes.bundle, wishes.model), folder / CONTROLLER)
     graph = await load_model(bundle)
     chain = chain_of(graph, bundle.manifest)
-    chain = replace(chain, codecs=within(chain.codecs, 0.0))  # as the controller is not told of any loss
+    chain = chain.within(0.0)  # as the controller is not told of any loss
     samples = await asyncio.to_thread(make_samples, bundle, graph)
     outcome = Outcome(cores=os.cpu_count() or 1)
     cluster, cpus = _machines(wishes, chain, samples, outcome)
