@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from rich.table import Table
 
 from bench import document, harness
 from bench.document import Busy, BusyMeter, Figure
-from bench.planner.plot import MissingPlotterError, load_plotter
+from bench.plotter import can_plot
 from understudy.emulation import engine
 from understudy.emulation.project import IMAGE
 from understudy.emulation.rehearsal import build_image
@@ -38,16 +36,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def words(text: str) -> tuple[str, ...]:
     """Of an option such as `10mbit,wifi`, each once."""
     return tuple(dict.fromkeys(each.strip() for each in text.split(",") if each.strip()))
-
-
-def check(options: argparse.Namespace, console: Console) -> None:
-    """Before minutes of measuring, not after them."""
-    if options.plot is not None:
-        try:
-            load_plotter()
-        except MissingPlotterError as error:
-            console.print(f"[red]{error}[/]")
-            sys.exit(2)
 
 
 async def prepared_image(given: str | None, say: Callable[[str], None]) -> str:
@@ -82,11 +70,9 @@ class Benchmark(Generic[R]):
 def run(benchmark: Benchmark[R], options: argparse.Namespace) -> int:
     """The exit code."""
     console = harness.terminal(190)
-    check(options, console)
-    started_s, meter = time.perf_counter(), BusyMeter()
-
-    def say(line: str) -> None:
-        console.print(f"{time.perf_counter() - started_s:4.0f} s  {line}", style="dim")
+    if not can_plot(options.plot, console):
+        return 2
+    say, meter = harness.teller(console), BusyMeter()
 
     async def measured(folder: Path) -> bool:
         image = await prepared_image(options.image, say)

@@ -9,7 +9,8 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from itertools import pairwise
@@ -217,6 +218,21 @@ def _plain(value: Any) -> Any:
 def terminal(width: int = 150) -> Console:
     """A pipe has no width of its own, and tables must not be folded to 80 columns there."""
     return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=width)
+
+
+def teller(console: Console, ending: str = "") -> Callable[[str], None]:
+    """Says what a benchmark is about to do, with the seconds since now before it."""
+    started_s = time.perf_counter()
+
+    def tell(line: str) -> None:
+        console.print(f"{time.perf_counter() - started_s:4.0f} s  {line}{ending}", style="dim")
+
+    return tell
+
+
+def with_quartiles(ratio: Summary) -> str:
+    """For a table of rich."""
+    return f"{ratio.median:.2f} \\[{ratio.q1:.2f}-{ratio.q3:.2f}]"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bench.comparison import BATCHED, CALLERS, DECODING, SAME, Comparison
 from bench.document import Figure, at_least, none_of
-from bench.harness import Summary, cores, cpu_per_hop_us, summarise
+from bench.harness import Summary, cores, cpu_per_hop_us, summarise, with_quartiles
 from bench.pipeline import CLIENT, SERVER
 from bench.subjects import Subject
 
@@ -101,7 +101,7 @@ def _ratios(subject: Subject, runs: Sequence[Comparison]) -> Table:
             _rate(summarise(streamed.frames_per_s for streamed in run.streamed)),
             _rate(reference),
             f"{reference.spread:.0%}",
-            f"[{'green' if ratio.median >= GOOD else 'yellow'}]{_ratio(ratio)}[/]",
+            f"[{'green' if ratio.median >= GOOD else 'yellow'}]{with_quartiles(ratio)}[/]",
             f"{run.cpu_ratio.median:.2f}",
             *(f"{run.ratio(kind).median:.2f}" if kind in run.references else "-" for kind in OTHERS),
             str(run.pipeline.flow.batch),
@@ -192,10 +192,6 @@ def _hops(subject: Subject, runs: Sequence[Comparison]) -> Table:
 
 def _one_stage_cpu(runs: Sequence[Comparison]) -> float | None:
     return next((run.cpu_s_per_frame for run in runs if run.pipeline.stages == 1), None)
-
-
-def _ratio(ratio: Summary) -> str:
-    return f"{ratio.median:.2f} \\[{ratio.q1:.2f}-{ratio.q3:.2f}]"
 
 
 def _rate(rate: Summary) -> str:

@@ -17,7 +17,7 @@ from bench import harness
 from bench.codecs.measure import DATA, Measured, measure
 from bench.codecs.plot import plot
 from bench.codecs.report import details, headlines, show
-from bench.planner.plot import MissingPlotterError, load_plotter
+from bench.plotter import can_plot
 from bench.subjects import MissingSubjectError
 
 PACKAGES = ("numpy", "onnxruntime", "zstandard")
@@ -40,17 +40,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     console = harness.terminal(width=180)
-    if options.plot is not None:
-        try:
-            load_plotter()  # before minutes of measuring, not after them
-        except MissingPlotterError as error:
-            console.print(f"[red]{error}[/]")
-            return 2
+    if not can_plot(options.plot, console):
+        return 2
     meter = documents.BusyMeter()
-    started_s = time.perf_counter()
-
-    def tell(title: str) -> None:
-        console.print(f"{time.perf_counter() - started_s:4.0f} s  {title} ...", style="dim")
+    started_s, tell = time.perf_counter(), harness.teller(console, " ...")
 
     measured: list[Measured] = []
     with harness.scratch() as (folder, _):

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.codecs.measure import CODECS, MAX_LOSS, Measured
 from bench.codecs.report import mbit_per_s
-from bench.planner.plot import load_plotter
+from bench.plotter import load_plotter
 
 
 def plot(measured: Sequence[Measured], path: Path) -> None:

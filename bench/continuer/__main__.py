@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from bench.continuer.plot import plot
 from bench.continuer.report import document as latency_document
 from bench.continuer.report import show
 from bench.document import BusyMeter, Figure, document
-from bench.planner.plot import MissingPlotterError, load_plotter
+from bench.plotter import MissingPlotterError, load_plotter
 from bench.subjects import MissingSubjectError
 from broker.errors import UnderstudyError
 from planner.boosting import MissingPackageError, require
@@ -117,11 +116,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
 def measure_latency(
     options: argparse.Namespace, console: Console, profile: Profile
 ) -> tuple[list[Figure], dict[str, Any]]:
-    started_s = time.perf_counter()
-
-    def tell(text: str) -> None:
-        console.print(f"{time.perf_counter() - started_s:4.0f} s  {text} ...", style="dim")
-
+    tell = harness.teller(console, " ...")
     nodes = (4,) if options.quick else (3, 4, 6)
     tell("parts of the networks")
     subjects = [network(name, nodes, each_block=True) for name in NETWORKS]

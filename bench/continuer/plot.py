@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.continuer.cases import TECHNIQUES
 from bench.continuer.latency import Outcome
-from bench.planner.plot import load_plotter
+from bench.plotter import load_plotter
 
 
 def plot(found: Sequence[Outcome], path: Path) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from bench.delivery.comparison import PLACES, TENSORS, Comparison, Side, wanted
 from bench.document import Figure, at_least, figure, none_of
-from bench.harness import Summary
+from bench.harness import with_quartiles
 
 QUIET = 0.1
 
@@ -87,15 +87,15 @@ def _ratios(run: Comparison) -> Table:
 
 def _compared(run: Comparison, mode: str) -> list[str]:
     ratio, goal = run.ratio(mode), wanted(mode, run.subject.spec.cut_bytes(0))
-    text = _with_quartiles(ratio)
+    text = with_quartiles(ratio)
     if goal is not None:
         text = f"[{'green' if ratio.median >= goal else 'yellow'}]{text}[/]"
     return [
         text,
         "-" if goal is None else f"{goal:.2f}",
-        _with_quartiles(run.ratio(mode, TENSORS)),
-        _with_quartiles(run.cpu_ratio(mode)),
-        _with_quartiles(run.net_cpu_ratio(mode)),
+        with_quartiles(run.ratio(mode, TENSORS)),
+        with_quartiles(run.cpu_ratio(mode)),
+        with_quartiles(run.net_cpu_ratio(mode)),
     ]
 
 
@@ -121,7 +121,3 @@ def _places(title: str) -> Table:
     for column in ("all", *PLACES):
         table.add_column(column, justify="right")
     return table
-
-
-def _with_quartiles(summary: Summary) -> str:
-    return f"{summary.median:.2f} \\[{summary.q1:.2f}-{summary.q3:.2f}]"

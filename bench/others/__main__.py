@@ -28,7 +28,7 @@ from bench.others.plot import draw
 from bench.others.systems import SYSTEMS
 from bench.others.work import prepare
 from bench.pipeline import client_window, start
-from bench.planner.plot import MissingPlotterError, load_plotter
+from bench.plotter import can_plot
 from bench.subjects import SUBJECTS, MissingSubjectError, Subject, load
 from understudy.settings import Settings
 
@@ -158,12 +158,8 @@ async def _open(
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     console = harness.terminal()
-    if options.plot is not None:
-        try:
-            load_plotter()  # before minutes of measuring, not after them
-        except MissingPlotterError as error:
-            console.print(f"[red]{error}[/]")
-            return 2
+    if not can_plot(options.plot, console):
+        return 2
     return harness.run(run(options, console), console)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.harness import Summary
 from bench.others.comparison import Comparison
-from bench.planner.plot import load_plotter
+from bench.plotter import load_plotter
 
 OURS_COLOUR, OTHERS_COLOUR = "tab:orange", "tab:blue"
 

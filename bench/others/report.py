@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.document import QUIET, Figure, figure, none_of
-from bench.harness import Summary
+from bench.harness import with_quartiles
 from bench.others.comparison import BATCHING, OURS, Comparison, Side, promises
 
 DISTANCE = 0.05
@@ -114,13 +114,9 @@ def _measured(run: Comparison) -> Table:
         wrong = f"[red]{side.wrong}[/]" if side.wrong else "0"
         compared = ["-"] * 3
         if side.name != OURS:
-            compared = [_with_quartiles(of(side)) for of in (run.rate, run.cpu, run.latency)]
+            compared = [with_quartiles(of(side)) for of in (run.rate, run.cpu, run.latency)]
         rate, cpu, latency = side.rate, side.cpu_us.median, side.latency_us.median / 1e3
         row = [f"{rate.median:.0f}", f"{rate.spread:.0%}", compared[0], f"{cpu:.0f}", compared[1]]
         title = f"{side.title} (up to {run.batch}, window {side.window})" if side.name == BATCHING else side.title
         table.add_row(title, *row, f"{latency:.2f}", compared[2], wrong)
     return table
-
-
-def _with_quartiles(summary: Summary) -> str:
-    return f"{summary.median:.2f} \\[{summary.q1:.2f}-{summary.q3:.2f}]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.placement.report import Results
-from bench.planner.plot import load_plotter
+from bench.plotter import load_plotter
 
 WIDTH = 0.38
 

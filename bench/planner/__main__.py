@@ -14,8 +14,9 @@ from pathlib import Path
 from bench import document as documents
 from bench import harness
 from bench.planner.measure import FULL, QUICK, measure
-from bench.planner.plot import MissingPlotterError, load_plotter, plot
+from bench.planner.plot import plot
 from bench.planner.report import document, headlines, show
+from bench.plotter import can_plot
 
 PACKAGES = ("numpy", "onnx")
 
@@ -35,17 +36,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     console = harness.terminal()
-    if options.plot is not None:
-        try:
-            load_plotter()  # before minutes of measuring, not after them
-        except MissingPlotterError as error:
-            console.print(f"[red]{error}[/]")
-            return 2
+    if not can_plot(options.plot, console):
+        return 2
     meter = documents.BusyMeter()
-    started_s = time.perf_counter()
-
-    def progress(title: str) -> None:
-        console.print(f"{time.perf_counter() - started_s:4.0f} s  {title} ...", style="dim")
+    started_s, progress = time.perf_counter(), harness.teller(console, " ...")
 
     measured = measure(QUICK if options.quick else FULL, options.seed, progress)
     show(console, measured)

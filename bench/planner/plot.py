@@ -1,4 +1,4 @@
-"""The picture of `--plot`; matplotlib is needed for it alone."""
+"""The picture of `--plot`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,7 @@ import numpy as np
 
 from bench.planner.measure import METHODS, Measured, Record
 from bench.planner.report import REPLAN_WANTED_S, WANTED_S, geometric_mean, planned
-
-
-class MissingPlotterError(Exception):
-    """matplotlib is not installed."""
-
-
-def load_plotter() -> Any:
-    """matplotlib.pyplot, drawing to files. Raises MissingPlotterError."""
-    try:
-        import matplotlib as mpl
-
-        mpl.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise MissingPlotterError("--plot needs matplotlib: pip install matplotlib") from error
-    return plt
+from bench.plotter import load_plotter
 
 
 def plot(measured: Measured, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.planner.plot import load_plotter
+from bench.plotter import load_plotter
 from bench.recovery.faults import Row
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.harness import percentile
-from bench.planner.plot import load_plotter
+from bench.plotter import load_plotter
 from bench.scaling.report import Results
 
 

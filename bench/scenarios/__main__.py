@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from bench import document, harness
-from bench.planner.plot import MissingPlotterError, load_plotter
+from bench.plotter import can_plot, load_plotter
 from bench.scenarios.plot import draw
 from bench.scenarios.report import Failed, Rehearsed, details, figures, show
 from bench.scenarios.series import series
@@ -110,13 +110,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     set_up_logs(read_settings(), default_level="error")
     console = harness.terminal(width=165)
-    plt = None
-    if options.plot is not None:
-        try:
-            plt = load_plotter()  # before minutes of measuring, not after them
-        except MissingPlotterError as error:
-            console.print(f"[red]{error}[/]")
-            return 2
+    if not can_plot(options.plot, console):
+        return 2
+    plt = None if options.plot is None else load_plotter()
     return harness.run(run(options, console, plt), console)
 
 
