@@ -33,7 +33,6 @@ BENCHMARKS = {
 
 OUT = Path("bench/results")
 PAGE = "report.html"
-INTERRUPTED = 130
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -80,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         runs = run_all(jobs, options.out, console, write)
     except KeyboardInterrupt:
         console.print("interrupted", style="red")
-        return INTERRUPTED
+        return harness.INTERRUPTED
     console.print(f"{(time.monotonic() - began_s) / 60:.1f} min; {page}", highlight=False)
     return 0 if all(ran.good for ran in runs) else 1
 

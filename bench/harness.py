@@ -27,6 +27,9 @@ from understudy.machine import cores as cores
 from understudy.machine import processor
 from understudy.settings import Settings, read_settings
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -246,9 +249,12 @@ def scratch() -> Iterator[tuple[Path, Settings]]:
 
 
 def run(benchmark: Coroutine[Any, Any, bool], console: Console) -> int:
-    """The exit code: 0 where everything was right, 1 where it was not, or that of the error that ended it."""
+    """The exit code: 0 where everything was right, 1 where it was not, or that of what ended it: an error, Ctrl-C."""
     try:
         return 0 if uvloop.run(benchmark) else 1
+    except KeyboardInterrupt:
+        console.print("interrupted", style="red")
+        return INTERRUPTED
     except UnderstudyError as error:
         console.print(f"[red]{error}[/]")
         return error.exit_code

@@ -28,7 +28,7 @@ from bench.faults.nats_checker import NatsChecker
 from bench.faults.noise import Nonsense, babble, control_subjects, data_subjects, overhear
 from bench.faults.promise import PROMISES
 from bench.faults.stranger import Heard, stranger
-from bench.harness import rss_bytes, write_json
+from bench.harness import INTERRUPTED, rss_bytes, write_json
 from understudy.data import digits_frames
 
 OVERHEAR_S = 1.0
@@ -164,7 +164,11 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    found = asyncio.run(flood(options.messages, seed=options.seed, rate_per_s=options.rate))
+    try:
+        found = asyncio.run(flood(options.messages, seed=options.seed, rate_per_s=options.rate))
+    except KeyboardInterrupt:
+        print("interrupted")
+        return INTERRUPTED
     _show(found, Console())
     if options.json:
         write_json(options.json, asdict(found))
