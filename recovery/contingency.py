@@ -7,19 +7,17 @@ that only holds spares or nothing changes nothing when it is lost, and is not in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import combinations
 
 from planner.cluster import NodeSpec
+from planner.plan import Plan
 from recovery.estimates import Estimates
 from recovery.objectives import Choice, Objectives, choose, rank
-from recovery.options import Option, Placed, Repartition, evaluate, options, repartition
+from recovery.options import Option, Placed, Repartition, evaluate, options, repartition, stages_of
 
 MAX_PAIR_NODES = 8
-
-Healing = Callable[[tuple[NodeSpec, ...]], Repartition | None]
-"""What a new plan for these nodes would be; None: there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +31,8 @@ class Setup:
         head: the node of the head.
         standby_head: the node that takes over from it; None: the first hop's of the option.
         estimates, objectives: see there.
-        healing: tells what a new plan would be; None: it is estimated (`estimated_healing`).
+        plans: by the nodes that are lost, the new plan for the others, where one was made before; for other losses it
+            is estimated what one would be (`estimated_healing`).
     """
 
     route: tuple[Placed, ...]
@@ -43,7 +42,7 @@ class Setup:
     estimates: Estimates
     objectives: Objectives
     standby_head: str | None = None
-    healing: Healing | None = None
+    plans: Mapping[frozenset[str], Plan] = field(default_factory=dict)
 
     @property
     def needed(self) -> frozenset[str]:
@@ -105,7 +104,8 @@ def ways(setup: Setup, failed: frozenset[str]) -> list[Option]:
     )
     if not left:
         return found
-    healing = estimated_healing(setup, failed) if setup.healing is None else setup.healing(left)
+    plan = setup.plans.get(failed)
+    healing = estimated_healing(setup, failed) if plan is None else foreseen_healing(setup, plan, head or "")
     if healing is not None:
         found.append(repartition(healing, head or "", setup.estimates))
     return found
@@ -128,4 +128,14 @@ def estimated_healing(setup: Setup, failed: frozenset[str]) -> Repartition | Non
     return Repartition(
         load_bytes=max([total // len(left), *lost]),
         latency_s=evaluate(setup.route, setup.head, setup.estimates).latency_s,
+    )
+
+
+def foreseen_healing(setup: Setup, plan: Plan, head: str) -> Repartition:
+    """What a plan that is made already will be, with this head."""
+    chain, stages = setup.estimates.chain, stages_of(plan, setup.estimates.chain)
+    return Repartition(
+        load_bytes=max(sum(chain.block_memory_bytes[spot.part.first_block : spot.part.end_block]) for spot in stages),
+        latency_s=evaluate(stages, head or stages[0].node, setup.estimates).latency_s,
+        planned=True,
     )

@@ -75,10 +75,11 @@ class Timings:
         """From the failure until frames flow again over a path whose parts are all loaded."""
         return self.detect_s + self.switch_s
 
-    def heal_s(self, load_bytes: int) -> float:
-        """The same for a new plan, whose stages load at the same time: `load_bytes` is the most that one node loads."""
+    def heal_s(self, load_bytes: int, *, planned: bool = False) -> float:
+        """The same for a new plan, whose stages load at the same time: `load_bytes` is the most that one node loads.
+        `planned`: it is made already."""
         load_s = self.load_fixed_s + load_bytes / self.load_bytes_per_s
-        return self.detect_s + self.plan_s + load_s + self.switch_s
+        return self.detect_s + (0.0 if planned else self.plan_s) + load_s + self.switch_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from planner.chain import Chain
 from planner.cluster import NodeSpec
 from planner.part import Part
 from planner.plan import Plan
+from recovery.foresight import Foresight
 
 Planner = Callable[[Sequence[NodeSpec], int], Plan]
 """Makes a plan for the nodes that are there, in a thread; told how many plans were before it. Raises NoPlanError."""
@@ -57,11 +58,13 @@ class UpdateError(UnderstudyError):
 
 
 class Served:
-    """A model that is served, or shall be: where its parts come from, what plans it, and the files of its parts."""
+    """A model that is served, or shall be: where its parts come from, what plans it, the plans that are made already,
+    and the files of its parts."""
 
     def __init__(self, source: ModelSource, planner: Planner) -> None:
         self.source = source
         self.planner = planner
+        self.foresight = Foresight(planner)
         self.models: dict[str, BlobRef] = {}
 
     async def model(self, part: Part) -> BlobRef:

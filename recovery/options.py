@@ -87,10 +87,12 @@ class Option:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repartition:
-    """What a new plan for the survivors is expected to be: the most bytes that one node loads, and its latency."""
+    """What a new plan for the survivors is expected to be: the most bytes that one node loads, its latency, and whether
+    it is made already."""
 
     load_bytes: int
     latency_s: float
+    planned: bool = False
 
 
 def stages_of(plan: Plan, chain: Chain) -> tuple[Placed, ...]:
@@ -164,7 +166,7 @@ def repartition(healing: Repartition, head: str, estimates: Estimates) -> Option
         high=accuracy.high if accuracy else None,
         expected=estimates.expected(()),
         latency_s=healing.latency_s,
-        pause_s=estimates.timings.heal_s(healing.load_bytes),
+        pause_s=estimates.timings.heal_s(healing.load_bytes, planned=healing.planned),
     )
 
 

@@ -106,19 +106,24 @@ class Readiness:
         plan, route = state.plan, state.active
         assert plan is not None  # noqa: S101 - decide() checked
         assert route is not None  # noqa: S101 - decide() checked
+        nodes, estimates = specs(usable(state, now_s)), self.estimates(served)
         setup = Setup(
             route=stages_of(plan, served.source.chain),
             spares=loaded_spares(state, now_s),
-            nodes=specs(usable(state, now_s)),
+            nodes=nodes,
             head=route.head,
             standby_head=route.standby_head or None,
-            estimates=self.estimates(served),
+            estimates=estimates,
             objectives=self._policy.objectives,
+            plans=served.foresight.by_loss(nodes),
         )
-        self._used = setup.estimates
+        self._used = estimates
         contingency = await asyncio.to_thread(prepare, setup)
         self._store.apply(Prepared(contingency=contingency, prepared_for=action.prepared_for, now_s=now_s))
         log.info("prepared", epoch=route.epoch, failures=len(contingency.table), spares=len(setup.spares))
+        served.foresight.begin(
+            nodes, setup.needed, plans_before=self._store.state.epoch, plan_s=estimates.timings.plan_s
+        )
 
     async def refresh(self, served: Served) -> None:
         """Compute it again where more is known now of how fast things are here than when it was computed."""
@@ -127,7 +132,7 @@ class Readiness:
             return
         self._looked_s = now_s
         self._observe_latency(served)
-        if self._used is not None and differ(self._used, self.estimates(served)):
+        if served.foresight.is_news or (self._used is not None and differ(self._used, self.estimates(served))):
             await self.prepare(served, Prepare(prepared_for=state.prepared_for))
 
     def loaded(self, served: Served, seconds: float) -> None:

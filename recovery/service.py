@@ -144,6 +144,7 @@ class RecoveryService:
                 group.create_task(self._act_for_ever(), name="act")
         finally:
             self._readiness.stop()
+            self._served.foresight.stop()
             for task in self._bridges:
                 task.cancel()
 
@@ -308,11 +309,13 @@ class RecoveryService:
 
     async def _solve(self, served: Served, nodes: tuple[NodeSpec, ...]) -> tuple[Plan, tuple[Placed, ...]]:
         """A plan, and its stages as parts whose models are made."""
-        # Solving takes CPU time: not on the event loop, which has heartbeats to hear.
-        began_s = self._journal.clock()
-        plan = await asyncio.to_thread(served.planner, nodes, self.state.epoch)
+        plan = served.foresight.plan_for(nodes)
+        if plan is None:
+            # Solving takes CPU time: not on the event loop, which has heartbeats to hear.
+            began_s = self._journal.clock()
+            plan = await asyncio.to_thread(served.planner, nodes, self.state.epoch)
+            self._readiness.experience.planned(self._journal.clock() - began_s)
         self._planned_at_s = self._journal.clock()
-        self._readiness.experience.planned(self._planned_at_s - began_s)
         hops = stages_of(plan, served.source.chain)
         for hop in hops:
             await served.model(hop.part)
@@ -370,6 +373,7 @@ class RecoveryService:
         self._journal.planned(route.epoch)
         self._readiness.loaded(self._candidate or self._served, self._journal.clock() - self._planned_at_s)
         if self._candidate is not None:
+            self._served.foresight.stop()
             self._served, self._candidate = self._candidate, None
             self._observer.speeds = SpeedMeter(self._served.source.chain)
             if self._update is not None and not self._update.done():

@@ -92,6 +92,7 @@ class Emulated:
             standby_head=stages[1].node,
             estimates=estimates,
             objectives=wanted,
+            plans={frozenset({lost}): self.planner(left, 1) for lost, left in self.survivors.items()},
         )
 
 

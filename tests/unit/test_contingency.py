@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 
 from planner.cluster import NodeSpec
-from recovery.contingency import Setup, choose_for, estimated_healing, prepare, ranked, ways
+from planner.plan import Plan, Stage
+from recovery.contingency import Setup, choose_for, estimated_healing, foreseen_healing, prepare, ranked, ways
 from recovery.objectives import Objectives
 from recovery.options import Repartition
 from tests.unit.planner_reference import make_chain
@@ -134,17 +135,16 @@ def test_a_new_plan_loads_what_was_lost_or_an_even_share_and_needs_the_memory() 
     assert prepare(small).table == {}
 
 
-def test_what_a_new_plan_would_be_can_be_told() -> None:
-    asked = []
-
-    def healing(left: tuple[NodeSpec, ...]) -> Repartition | None:
-        asked.append([node.name for node in left])
-        return Repartition(load_bytes=0, latency_s=1.0)
-
-    choice = choose_for(make_setup(healing=healing), lost("b"))
-    assert choice is not None
-    assert choice.option.latency_s == 1.0
-    assert asked == [["a", "c"]]
+def test_a_new_plan_that_is_made_already_is_known_for_what_it_is() -> None:
+    plan = Plan(stages=(Stage(node="c", first_block=0, end_block=1), Stage(node="a", first_block=1, end_block=6)))
+    setup = make_setup(plans={lost("b"): plan})
+    assert foreseen_healing(setup, plan, "a") == Repartition(
+        load_bytes=5_000_000, latency_s=pytest.approx(0.06 + 2 * 0.0003), planned=True
+    )
+    (planned,), (unplanned,) = ways(setup, lost("b")), ways(make_setup(), lost("b"))
+    timings = ESTIMATES.timings
+    assert unplanned.pause_s - planned.pause_s == pytest.approx(timings.plan_s - 2e6 / timings.load_bytes_per_s)
+    assert ways(setup, lost("c")) == ways(make_setup(), lost("c"))
 
 
 @given(cases(), wishes())
