@@ -151,6 +151,11 @@ class Head:
         """A frame that another head has answered: published again, it gets this result."""
         self._ledger.answered(frame_id, result)
 
+    def forget(self) -> None:
+        """It is over. The results that it remembers (megabytes) go now, and not when the garbage that its tasks leave
+        is collected."""
+        self._ledger.forget()
+
     async def follow(self, way: Way, *, drain: bool = False) -> None:
         """Frames go this way from now on. With `drain` those in flight finish on theirs; otherwise the older ways are
         over, and what is in flight is sent again."""

@@ -363,11 +363,13 @@ class Leadership:
         self._window = 0
         if self._feed is not None:
             self._feed.close()
-        tasks = [task for task in (self._task, self._fence_task) if task is not None]
+        head, tasks = self.head, [task for task in (self._task, self._fence_task) if task is not None]
         self._task = self._fence_task = self._fence = self.head = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if head is not None:
+            head.forget()
 
     # ---- messages ----------------------------------------------------------------------------------------------
 

@@ -101,6 +101,11 @@ class Ledger:
             _, dropped = self._recent.popitem(last=False)
             self._recent_size -= len(dropped)
 
+    def forget(self) -> None:
+        """Keep no results of frames that were answered."""
+        self._recent.clear()
+        self._recent_size = 0
+
     def result_of(self, frame_id: str) -> bytes | None:
         """The result of a frame that was answered lately."""
         return self._recent.get(frame_id)

@@ -95,6 +95,16 @@ def test_the_same_frame_may_be_answered_again_and_again(ledger: Ledger) -> None:
     assert ledger.result_of("a") == bytes(40)
 
 
+def test_what_was_answered_is_forgotten_and_what_is_held_is_not(ledger: Ledger) -> None:
+    ledger.answered("a", b"1")
+    ledger.hold(held("b"))
+    ledger.forget()
+    assert ledger.result_of("a") is None
+    assert list(ledger.held) == ["b"]
+    ledger.answered("c", bytes(90))
+    assert ledger.result_of("c") == bytes(90)
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=60))
 def test_the_bounds_hold_whatever_comes_and_goes(steps: list[tuple[bool, int]]) -> None:
     ledger = Ledger(queue_frames=4, queue_bytes=20)
