@@ -76,6 +76,7 @@ FEATURES = (
     "axis",
     "operands",
     "broadcast",
+    "kept",
     "activation",
     "summed",
     "blocked",
@@ -84,8 +85,8 @@ FEATURES = (
 """Names, in this order. `work`: the operations less those on the border's padding, which kernels for the blocked layout
 and for pooling leave out. `group_channels`: input channels of one group. `last`: elements of the last dimension of the
 first operand; `axis`: of the one that the operator works along. `operands`: how many are computed. `broadcast`: bytes
-of the smaller operand over those of the larger. `variant`: tells operators of one type apart. The others are what they
-are called, 0 where they do not apply."""
+of the smaller operand over those of the larger. `kept`: elements that come out over those that go in. `variant`: tells
+operators of one type apart, and what they move. The others are what they are called, 0 where they do not apply."""
 
 
 def kind_of(layer: Layer) -> str:
@@ -135,10 +136,11 @@ def features(layer: Layer) -> dict[str, float]:
         "axis": _axis(layer, first),
         "operands": float(len(computed)),
         "broadcast": min(sizes) / max(sizes) if len(sizes) > 1 else 1.0,
+        "kept": out.elements / max(1, first.elements),
         "activation": float(_activation(layer)),
         "summed": float(_is_summed(layer)),
         "blocked": float(layer.domain == "com.microsoft.nchwc"),
-        "variant": float(_variant(layer)),
+        "variant": float(_variant(layer, first, out)),
     }
     return {name: found[name] for name in FEATURES}
 
@@ -232,10 +234,12 @@ def _is_summed(layer: Layer) -> bool:
     return layer.op_type in CONVOLUTIONS and len(layer.inputs) > 3 and layer.inputs[3] is not None
 
 
-def _variant(layer: Layer) -> int:
+def _variant(layer: Layer, first: Operand, out: Operand) -> int:
     if layer.op_type == "Transpose":
-        order = layer.attribute("perm", ())
-        return int(bool(order) and order[-1] == len(order) - 1)  # rows stay together: they are copied whole
+        order: Sequence[int] = layer.attribute("perm") or range(len(first.shape))[::-1]
+        return sum(axis * len(order) ** place for place, axis in enumerate(reversed(order)))  # as one number
+    if layer.op_type == "Pad":
+        return int(first.shape[-1:] != out.shape[-1:])  # else rows stay together: they are copied whole
     if layer.op_type in ("MatMul", "FusedMatMul"):
         return 2
     if layer.op_type in CONVOLUTIONS:

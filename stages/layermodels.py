@@ -1,8 +1,8 @@
 """A layer as an ONNX model of its own, to be timed: the layer alone, or side by side with copies of itself.
 
-The copies read the same tensors and the same weights: what a session costs by itself is then a small share, and caches
-are as warm as they are when the layer is run again and again. The model is in onnxruntime's optimised form and must be
-run as it is.
+The copies read the same tensors, each with weights of its own: what a session costs by itself is then a small share,
+and what is read is as near as within a network, where the layer before has just made the tensors, and all the other
+layers have been run since the weights were read. The model is in onnxruntime's optimised form and must be run as it is.
 """
 
 from __future__ import annotations
@@ -32,25 +32,45 @@ def layer_model(layer: Layer, *, copies: int = 1, seed: int = 0) -> bytes:
     if not layer.whole or not layer.outputs or any(output is None for output in layer.outputs[:1]):
         raise ModelError(f"layer {layer.title} cannot be timed by itself")
     random = np.random.default_rng(seed)
-    names = [f"i{index}" if operand is not None else "" for index, operand in enumerate(layer.inputs)]
+    operands = [(index, operand) for index, operand in enumerate(layer.inputs) if operand is not None]
+    weights = {index: fill(operand, random) for index, operand in operands if operand.static}
+
+    def names(copy: int) -> list[str]:
+        own = [f"w{copy}_{index}" if index in weights else f"i{index}" for index in range(len(layer.inputs))]
+        return [name if operand is not None else "" for name, operand in zip(own, layer.inputs, strict=True)]
+
     nodes = [
         node_of(
-            layer, inputs=names, outputs=[f"o{copy}_{index}" if out else "" for index, out in enumerate(layer.outputs)]
+            layer,
+            inputs=names(copy),
+            outputs=[f"o{copy}_{index}" if out else "" for index, out in enumerate(layer.outputs)],
         )
         for copy in range(copies)
     ]
-    used = [(name, operand) for name, operand in zip(names, layer.inputs, strict=True) if operand is not None]
     last = layer.outputs[0]
     assert last is not None  # noqa: S101 - looked at above
     graph = helper.make_graph(
         nodes,
         "layer",
-        [_value(name, operand) for name, operand in used if not operand.static],
+        [_value(f"i{index}", operand) for index, operand in operands if not operand.static],
         [_value(nodes[-1].output[0], last)],
-        [numpy_helper.from_array(fill(operand, random), name) for name, operand in used if operand.static],
+        [
+            numpy_helper.from_array(_unlike(value, copy), f"w{copy}_{index}")
+            for copy in range(copies)
+            for index, value in weights.items()
+        ],
     )
     imports = [helper.make_opsetid(domain, version) for domain, version in layer.opsets]
     return bytes(helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION).SerializeToString())
+
+
+def _unlike(value: NDArray[Any], copy: int) -> NDArray[Any]:
+    """Not the same for two copies: onnxruntime keeps equal weights of matrices once."""
+    if copy == 0 or value.dtype.kind != "f" or value.size < 2:
+        return value
+    other = value.copy()
+    other.flat[0] += copy / 4096
+    return other
 
 
 def layer_feeds(layer: Layer, *, seed: int = 1) -> dict[str, NDArray[Any]]:
