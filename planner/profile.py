@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from planner.farweights import FarWeights
+
 
 class ProfileError(ValueError):
     """A profile's numbers do not fit together."""
@@ -44,6 +46,7 @@ class Profile:
         ratios: seconds here over those that the samples tell, per kind: the samples are another machine's. Empty: they
             are this machine's own.
         ratio_spreads: relative half-width of the 95 % interval of a ratio's single layers, per kind.
+        far: what weights cost more on this machine that are in no cache; None: nothing, or it is not known.
     """
 
     machine: Mapping[str, Any]
@@ -53,6 +56,7 @@ class Profile:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ratios: Mapping[str, float] = field(default_factory=dict)
     ratio_spreads: Mapping[str, float] = field(default_factory=dict)
+    far: FarWeights | None = None
 
     def __post_init__(self) -> None:
         for sample in self.samples:

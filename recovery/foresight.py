@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
 
 from planner.cluster import NodeSpec
 from planner.plan import NoPlanError, Plan
@@ -13,6 +14,13 @@ MOST_S = 1.0
 heartbeats to hear."""
 
 
+class Planner(Protocol):
+    """Makes a plan for the nodes that are there, in a thread; told how many plans were before it, and `quiet` where it
+    is only to know what it would be. Raises NoPlanError."""
+
+    def __call__(self, nodes: Sequence[NodeSpec], plans_before: int, *, quiet: bool = False) -> Plan: ...
+
+
 class Foresight:
     """Plans for the nodes that are left where one of them is lost.
 
@@ -20,7 +28,7 @@ class Foresight:
         is_news: whether plans were made since they were looked at last.
     """
 
-    def __init__(self, planner: Callable[[Sequence[NodeSpec], int], Plan]) -> None:
+    def __init__(self, planner: Planner) -> None:
         self._planner = planner
         self._plans: dict[frozenset[NodeSpec], Plan] = {}
         self._task: asyncio.Task[None] | None = None
@@ -58,7 +66,7 @@ class Foresight:
         for left in missing:
             ordered = sorted(left, key=lambda node: node.name)
             try:
-                self._plans[left] = await asyncio.to_thread(self._planner, ordered, plans_before)
+                self._plans[left] = await asyncio.to_thread(self._planner, ordered, plans_before, quiet=True)
             except NoPlanError:
                 continue  # when it is needed it is said
             self.is_news = True

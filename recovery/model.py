@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from broker.control import BlobRef
 from broker.errors import UnderstudyError
 from planner.chain import Chain
-from planner.cluster import NodeSpec
 from planner.part import Part
 from planner.plan import Plan
-from recovery.foresight import Foresight
-
-Planner = Callable[[Sequence[NodeSpec], int], Plan]
-"""Makes a plan for the nodes that are there, in a thread; told how many plans were before it. Raises NoPlanError."""
+from recovery.foresight import Foresight, Planner
 
 
 class Measured(Protocol):

@@ -36,10 +36,11 @@ from recovery.decide import (
     decide,
     unheard,
 )
+from recovery.foresight import Planner
 from recovery.journal import Journal, Record
 from recovery.liveness import OwnClock
 from recovery.messenger import Messenger
-from recovery.model import ModelSource, Planner, Served, UpdateError
+from recovery.model import ModelSource, Served, UpdateError
 from recovery.observer import TICK_S, Observer
 from recovery.options import Placed, stages_of
 from recovery.queries import alive, choose_head, choose_standby_head, head_so_far, lost, next_epoch, usable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,8 +37,17 @@ class LatencyModel:
         """
         counted = Counter(fused_layers(model, threads=self._threads))
         self._predict([layer for layer in counted if layer not in self._known])
-        layers = [(self._known[layer], count) for layer, count in counted.items()]
+        in_all = sum(layer.weight_bytes * count for layer, count in counted.items())
+        layers = [(self._within(layer, in_all), count) for layer, count in counted.items()]
         return session_latency(layers, self._predictor.profile.overhead_s)
+
+    def _within(self, layer: Layer, session_bytes: int) -> Prediction:
+        """Of a session with so many bytes of weights."""
+        alone, far = self._known[layer], self._predictor.profile.far
+        more_s = 0.0 if far is None else far.seconds(alone.kind, layer.weight_bytes, session_bytes)
+        return replace(
+            alone, seconds=alone.seconds + more_s, low=alone.low + more_s / 2, high=alone.high + more_s * 1.5
+        )
 
     def blocks(self, graph: ModelGraph) -> tuple[float, ...]:
         """B seconds that add up to what the whole network takes: what the planner reckons with. Raises as `session`."""

@@ -2,7 +2,9 @@
 
 The copies read the same tensors, each with weights of its own: what a session costs by itself is then a small share,
 and what is read is as near as within a network, where the layer before has just made the tensors, and all the other
-layers have been run since the weights were read. The model is in onnxruntime's optimised form and must be run as it is.
+layers have been run since the weights were read. What a copy makes is given back at once (its shape is all that is
+wanted of it), so that the next one writes to the same memory, as within a network. The model is in onnxruntime's
+optimised form and must be run as it is.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from stages.errors import ModelError
 from stages.layers import Layer, Operand
@@ -21,10 +23,13 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 IR_VERSION = 8
+SHAPE_OPSET = 20
+"""Where a layer does not need the standard operators."""
 
 
 def layer_model(layer: Layer, *, copies: int = 1, seed: int = 0) -> bytes:
-    """A serialised model that runs the layer so many times; its inputs are its computed operands, `i0`, `i1` ...
+    """A serialised model that runs the layer so many times. Its inputs are the layer's computed operands, `i0`, `i1`
+    ...; its output `shape` is the shape of what the last copy makes.
 
     Raises:
         ModelError: the layer holds a graph of its own, or makes what is not a tensor.
@@ -39,28 +44,26 @@ def layer_model(layer: Layer, *, copies: int = 1, seed: int = 0) -> bytes:
         own = [f"w{copy}_{index}" if index in weights else f"i{index}" for index in range(len(layer.inputs))]
         return [name if operand is not None else "" for name, operand in zip(own, layer.inputs, strict=True)]
 
-    nodes = [
-        node_of(
-            layer,
-            inputs=names(copy),
-            outputs=[f"o{copy}_{index}" if out else "" for index, out in enumerate(layer.outputs)],
-        )
-        for copy in range(copies)
-    ]
-    last = layer.outputs[0]
-    assert last is not None  # noqa: S101 - looked at above
+    nodes = []
+    for copy in range(copies):
+        outputs = [f"o{copy}_{index}" if out else "" for index, out in enumerate(layer.outputs)]
+        nodes.append(node_of(layer, inputs=names(copy), outputs=outputs))
+        nodes.append(helper.make_node("Shape", outputs[:1], ["shape" if copy == copies - 1 else f"shape{copy}"]))
+    made = layer.outputs[0]
+    assert made is not None  # noqa: S101 - looked at above
     graph = helper.make_graph(
         nodes,
         "layer",
         [_value(f"i{index}", operand) for index, operand in operands if not operand.static],
-        [_value(nodes[-1].output[0], last)],
+        [helper.make_tensor_value_info("shape", TensorProto.INT64, [len(made.shape)])],
         [
             numpy_helper.from_array(_unlike(value, copy), f"w{copy}_{index}")
             for copy in range(copies)
             for index, value in weights.items()
         ],
     )
-    imports = [helper.make_opsetid(domain, version) for domain, version in layer.opsets]
+    opsets = {"": SHAPE_OPSET, **dict(layer.opsets)}
+    imports = [helper.make_opsetid(domain, version) for domain, version in sorted(opsets.items())]
     return bytes(helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION).SerializeToString())
 
 

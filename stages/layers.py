@@ -84,6 +84,10 @@ class Layer:
         return dict(self.attributes).get(name, default)
 
     @property
+    def weight_bytes(self) -> int:
+        return sum(operand.size_bytes for operand in self.inputs if operand is not None and operand.static)
+
+    @property
     def title(self) -> str:
         """For people: `nchwc.Conv 1x16x32x32 16x16x3x3`."""
         prefix = self.domain.rpartition(".")[2]

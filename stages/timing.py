@@ -1,10 +1,11 @@
 """Times layers in onnxruntime on a machine that does other things as well.
 
-A layer's seconds are (T - o) / R: T the seconds of a run of R copies of it in one session, o what a run costs without
-any layer. Sessions of several layers are run in turn, round by round, and a reference layer just before each: what
-slows the machine for longer than a round slows the reference too, and is divided out. What strikes between the two
-only makes a run longer, so a low quantile of the corrected runs is taken and not their mean. Each layer is estimated
-from the odd and from the even rounds as well: how far these are apart is the repeatability of the measurement itself.
+A layer's seconds are (T - o) / R - s: T the seconds of a run of R copies of it in one session, o what a run costs
+without any layer, s what it costs to drop what a copy has made. Sessions of several layers are run in turn, round by
+round, and a reference layer before each: what slows the machine for longer than a round slows the reference too, and is
+divided out. What strikes between the two only makes a run longer, so a low quantile of the corrected runs is taken and
+not their mean. Each layer is estimated from the odd and from the even rounds as well: how far these are apart is the
+repeatability of the measurement itself.
 """
 
 from __future__ import annotations
@@ -125,6 +126,7 @@ class LayerTimer:
 
     Attributes:
         overhead_s: o, of a run without a layer.
+        drop_s: s, of dropping what a copy has made.
         stage_s: the same in the engine that stages are run by, which looks after their tensors.
         reference_s: the reference's best run; give it back to go on with an earlier session's measurements.
     """
@@ -143,13 +145,17 @@ class LayerTimer:
         self._clock = clock
         self._reference = self._runner(REFERENCE, 4)
         self.reference_s = min([self._reference() for _ in range(50)] + ([reference_s] if reference_s else []))
-        self.overhead_s = self._overhead()
+        self.overhead_s, self.drop_s = self._overheads()
         self.stage_s = self._stage_overhead()
 
-    def time(self, layers: Sequence[Layer]) -> list[Timing | None]:
+    def time(self, layers: Sequence[Layer], *, weight_bytes: int | None = None) -> list[Timing | None]:
         """What each of the layers takes; None for one that cannot be run by itself. The sessions of all of them are in
-        memory at the same time: give a few dozen."""
-        trials = [self._trial(layer) for layer in layers]
+        memory at the same time: give a few dozen.
+
+        Args:
+            weight_bytes: of all weights of a layer's session; None: `FAR_BYTES`, if that does not take too long.
+        """
+        trials = [self._trial(layer, weight_bytes) for layer in layers]
         open_trials = [trial for trial in trials if trial is not None]
         done = 0
         while open_trials and done < self._rounds.most:
@@ -167,27 +173,29 @@ class LayerTimer:
 
     def _timing(self, trial: _Trial) -> Timing:
         seconds, spread = estimate(trial.runs, trial.references, self.reference_s)
+        without = seconds - self.overhead_s - trial.copies * self.drop_s
         # Less than nothing is noise of a layer that takes next to nothing.
-        return Timing(
-            seconds=max(seconds - self.overhead_s, 0.02 * seconds) / trial.copies, spread=spread, rounds=len(trial.runs)
-        )
+        return Timing(seconds=max(without, 0.02 * seconds) / trial.copies, spread=spread, rounds=len(trial.runs))
 
-    def _trial(self, layer: Layer) -> _Trial | None:
+    def _trial(self, layer: Layer, weight_bytes: int | None) -> _Trial | None:
         try:
             run = self._runner(layer, 1)
-            copies = _copies(layer, max(min(run() for _ in range(3)) - self.overhead_s, 1e-7))
+            once_s = max(min(run() for _ in range(3)) - self.overhead_s, 1e-7)
+            copies = _copies(layer, once_s) if weight_bytes is None else round(weight_bytes / layer.weight_bytes)
             return _Trial(run=run if copies == 1 else self._runner(layer, copies), copies=copies)
         except (EngineError, ModelError):
             return None
 
-    def _overhead(self) -> float:
+    def _overheads(self) -> tuple[float, float]:
+        """Of a session; and of dropping a result, which is half of a copy of nearly nothing: two nodes of a kind."""
         one, many = self._runner(EMPTY, 1), self._runner(EMPTY, 65)
         pairs = [(one(), many()) for _ in range(200)]
         first, last = (float(np.quantile(side, QUANTILE)) for side in zip(*pairs, strict=True))
-        return max(0.0, first - (last - first) / 64)
+        copy_s = max(0.0, (last - first) / 64)
+        return max(0.0, first - copy_s), copy_s / 2
 
     def _stage_overhead(self) -> float:
-        spec = TensorSpec(name="o0_0", dtype="float32", shape=(1,), example_shape=(1,))
+        spec = TensorSpec(name="shape", dtype="int64", shape=(1,), example_shape=(1,))
         engine, feeds = Engine.load(layer_model(EMPTY), outputs=(spec,), threads=self._threads), layer_feeds(EMPTY)
         bare = self._runner(EMPTY, 1)
 
@@ -219,9 +227,8 @@ class LayerTimer:
 def _copies(layer: Layer, once_s: float) -> int:
     """How many, by the seconds of one."""
     wanted = TARGET_S / once_s
-    weights = sum(operand.size_bytes for operand in layer.inputs if operand is not None and operand.static)
-    if weights > SMALL_BYTES:
-        wanted = max(wanted, min(FAR_BYTES / weights, MOST_S / once_s))
+    if layer.weight_bytes > SMALL_BYTES:
+        wanted = max(wanted, min(FAR_BYTES / layer.weight_bytes, MOST_S / once_s))
     return min(MAX_COPIES, max(1, round(wanted)))
 
 

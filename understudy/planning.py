@@ -41,8 +41,8 @@ class PipelinePlanner:
         self._cluster = cluster
         self._given = given
 
-    def __call__(self, nodes: Sequence[NodeSpec], plans_before: int) -> Plan:
-        """The plan for these nodes.
+    def __call__(self, nodes: Sequence[NodeSpec], plans_before: int, *, quiet: bool = False) -> Plan:
+        """The plan for these nodes. `quiet`: it is only to know it, and nothing is logged of what is left out.
 
         The given one while its nodes are there. If it is impossible from the start, that is the answer; later (after
         a failure, or an update) answering comes before that wish.
@@ -52,8 +52,8 @@ class PipelinePlanner:
         Raises:
             NoPlanError: nothing fits.
         """
-        cluster = self._described(nodes)
-        given = self._given_plan(cluster, first=plans_before == 0)
+        cluster = self._described(nodes, quiet=quiet)
+        given = self._given_plan(cluster, first=plans_before == 0, quiet=quiet)
         stages = self._stages if given is None else len(given.stages)
         if stages is not None and plans_before > 0:
             stages = min(stages, len(cluster.nodes))
@@ -67,7 +67,7 @@ class PipelinePlanner:
             stages = 1
         return given or self._solve(cluster, stages, fewer=plans_before > 0)
 
-    def _given_plan(self, cluster: Cluster, *, first: bool) -> Plan | None:
+    def _given_plan(self, cluster: Cluster, *, first: bool, quiet: bool) -> Plan | None:
         if not self._given:
             return None
         try:
@@ -75,7 +75,8 @@ class PipelinePlanner:
         except NoPlanError as error:
             if first:
                 raise
-            log.warning("given-plan-left", reason=str(error))
+            if not quiet:
+                log.warning("given-plan-left", reason=str(error))
             return None
 
     def _solve(self, cluster: Cluster, stages: int | None, *, fewer: bool) -> Plan:
@@ -94,14 +95,14 @@ class PipelinePlanner:
         seconds = sum(sum(each) for each in self._chain.block_seconds.values())
         return flops * len(self._chain.block_seconds) / seconds if flops and seconds else None
 
-    def _described(self, nodes: Sequence[NodeSpec]) -> Cluster:
+    def _described(self, nodes: Sequence[NodeSpec], *, quiet: bool) -> Cluster:
         there = {node.name: node for node in nodes}
         if self._cluster is None:
             speed = self._profiled_speed() or EQUAL_SPEED_FLOPS_PER_S
             equal = tuple(replace(node, flops_per_s=speed) for node in nodes)
             return Cluster(nodes=equal, max_payload_bytes=self._max_payload_bytes, chunked=False)
         unknown = sorted(set(there) - set(self._cluster.names))
-        if unknown:
+        if unknown and not quiet:
             log.warning("nodes-not-in-cluster", nodes=unknown, hint="add them to the cluster file")
         kept = [name for name in self._cluster.names if name in there]
         if not kept:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from planner.farweights import FarWeights
 from planner.profile import Profile, ProfileError, Sample
 from understudy.quantities import ConfigError
 
@@ -122,6 +123,7 @@ def write_profile(path: Path, profile: Profile, *, scores: Sequence[Mapping[str,
         "settings": profile.settings,
         "ratios": profile.ratios,
         "ratio_spreads": profile.ratio_spreads,
+        "far": None if profile.far is None else asdict(profile.far),
         "scores": list(scores),
         "samples": [
             [
@@ -177,10 +179,18 @@ def _profile(document: Mapping[str, Any]) -> Profile:
         settings=document["settings"],
         ratios=document["ratios"],
         ratio_spreads=document["ratio_spreads"],
+        far=None if document["far"] is None else _far(document["far"]),
         samples=tuple(
             Sample(kind=kinds[kind], index=index, seconds=seconds, spread=spread, features=tuple(features))
             for kind, index, seconds, spread, *features in document["samples"]
         ),
+    )
+
+
+def _far(document: Mapping[str, Any]) -> FarWeights:
+    return FarWeights(
+        seconds_per_byte=document["seconds_per_byte"],
+        shares=tuple((float(size), float(share)) for size, share in document["shares"]),
     )
 
 

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from planner.farweights import FarWeights
 from planner.predictor import Predictor
 from planner.profile import Profile, Sample
 from stages.errors import ModelError
+from stages.farweights import KINDS, measure_far_weights, suitable
 from stages.features import FEATURES, features, kind_of
 from stages.layers import Layer, fused_layers
 from stages.layersamples import sample
@@ -31,6 +33,12 @@ BATCH = 12
 
 PER_KIND = 6
 """Layers of each type that are timed to transfer a profile."""
+
+FAR_PER_KIND = 8
+"""Layers of each type that are timed with their weights in no cache."""
+
+MOST_LOOKED_AT = 1500
+"""Sampled models, to find those."""
 
 Progress = Callable[[float, int], None]
 """Told the share of the time that is used, and how many layers there are."""
@@ -123,7 +131,20 @@ def profile_machine(
         feature_names=FEATURES,
         overhead_s=timer.stage_s,
         samples=tuple(layer for entry in entries for layer in entry.layers),
+        far=None if options.quick else _far_weights(timer, options),
     )
+
+
+def _far_weights(timer: LayerTimer, options: Options) -> FarWeights | None:
+    """By the first suitable layers of each type, of the sampled models."""
+    seen: set[tuple[Any, ...]] = set()
+    chosen: dict[str, list[Layer]] = {kind: [] for kind in KINDS}
+    for index in range(MOST_LOOKED_AT):
+        for layer in filter(suitable, _layers(index, options, seen)):
+            chosen[kind_of(layer)].append(layer)
+        if all(len(layers) >= FAR_PER_KIND for layers in chosen.values()):
+            break
+    return measure_far_weights(timer, [layer for layers in chosen.values() for layer in layers[:FAR_PER_KIND]])
 
 
 def _start(path: Path, conditions: Conditions, *, resume: bool) -> list[Entry]:
@@ -229,8 +250,10 @@ def transfer(
         ratios[kind] = float(np.exp(statistics.median(logs)))
         spreads[kind] = float(np.quantile(np.abs(np.asarray(logs) - statistics.median(logs)), 0.95))
     machine = {**machine_facts(threads), "seed": options.seed, "quick": options.quick, "like": dict(profile.machine)}
-    overhead_s = profile.overhead_s if clocked is None else clocked.stage_s
-    return replace(profile, machine=machine, ratios=ratios, ratio_spreads=spreads, overhead_s=overhead_s)
+    overhead_s, far = profile.overhead_s, None
+    if clocked is not None:
+        overhead_s, far = clocked.stage_s, None if options.quick else _far_weights(clocked, options)
+    return replace(profile, machine=machine, ratios=ratios, ratio_spreads=spreads, overhead_s=overhead_s, far=far)
 
 
 def _seconds(timer: LayerTimer | None, layers: Sequence[Layer]) -> list[float | None]:

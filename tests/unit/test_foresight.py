@@ -20,7 +20,8 @@ class Planner:
         self.asked: list[list[str]] = []
         self._cannot = set(cannot)
 
-    def __call__(self, nodes: Sequence[NodeSpec], plans_before: int) -> Plan:
+    def __call__(self, nodes: Sequence[NodeSpec], plans_before: int, *, quiet: bool = False) -> Plan:
+        assert quiet
         self.asked.append([node.name for node in nodes])
         if set(nodes) == self._cannot:
             raise NoPlanError("too small")

@@ -120,16 +120,16 @@ def test_every_layer_of_a_residual_network_runs_by_itself() -> None:
     assert {"convolution", "dense"} <= {kind_of(made) for made in layers}
     for made in set(layers):
         assert made.outputs[0] is not None
-        assert run(layer_model(made, copies=3), layer_feeds(made))[0].shape == made.outputs[0].shape
+        assert tuple(run(layer_model(made, copies=3), layer_feeds(made))[0]) == made.outputs[0].shape
 
 
 def test_each_copy_of_a_layer_has_weights_of_its_own() -> None:
     made = layer("MatMul", dense(1, 4), weights(4, 2), out=dense(1, 2))
     graph = onnx.load_from_string(layer_model(made, copies=3)).graph
-    read = [node.input[1] for node in graph.node]
+    read = [node.input[1] for node in graph.node if node.op_type == "MatMul"]
     assert len(set(read)) == 3
     assert {tensor.name for tensor in graph.initializer} == set(read)
-    assert {node.input[0] for node in graph.node} == {graph.input[0].name}
+    assert {node.input[0] for node in graph.node if node.op_type == "MatMul"} == {graph.input[0].name}
 
 
 @pytest.mark.parametrize("index", range(len(cycle())))
