@@ -31,6 +31,7 @@ class Foresight:
     def __init__(self, planner: Planner) -> None:
         self._planner = planner
         self._plans: dict[frozenset[NodeSpec], Plan] = {}
+        self._wanted: list[frozenset[NodeSpec]] = []
         self._task: asyncio.Task[None] | None = None
         self.is_news = False
 
@@ -51,8 +52,11 @@ class Foresight:
         Args:
             plan_s: seconds that a plan takes, as far as is known.
         """
-        self.stop()
         wanted = [left for node in nodes if node.name in needed and (left := _without(nodes, node))]
+        if self._task is not None and not self._task.done() and wanted == self._wanted:
+            return  # under way
+        self.stop()
+        self._wanted = wanted
         self._plans = {left: plan for left, plan in self._plans.items() if left in wanted}
         missing = [left for left in wanted if left not in self._plans]
         if missing and plan_s * len(missing) <= MOST_S:

@@ -61,6 +61,16 @@ async def test_what_is_made_is_not_made_again_and_tells_no_news() -> None:
     assert planner.asked == [["b", "c"], ["a", "c"]]
 
 
+async def test_what_is_under_way_is_not_begun_again() -> None:
+    planner = Planner()
+    foresight = Foresight(planner)
+    for _ in range(3):
+        foresight.begin(NODES, ["a", "b"], plans_before=6, plan_s=0.001)
+        await asyncio.sleep(0)
+    await all_made()
+    assert planner.asked == [["b", "c"], ["a", "c"]]
+
+
 async def test_what_is_for_other_nodes_is_forgotten() -> None:
     foresight = Foresight(Planner())
     await foreseen(foresight, ["a", "b"])
