@@ -8,15 +8,18 @@ from collections.abc import Sequence
 from planner.farweights import FarWeights
 from stages.features import kind_of
 from stages.layers import Layer, Operand
-from stages.timing import FAR_BYTES, OPSETS, LayerTimer
+from stages.timing import FAR_BYTES, OPSETS, LayerTimer, Rounds
 
-TOTALS = tuple(FAR_BYTES << doubled for doubled in range(6))
-"""Bytes of weights, from where samples are timed to more than the caches of any small machine."""
+TOTALS = tuple(FAR_BYTES << doubled for doubled in range(5))
+"""Bytes of weights, from where samples are timed to more than the caches of small machines."""
+
+ROUNDS = Rounds(least=4, most=4, warm=1, runs=1)
+"""Sessions are large, and runs long."""
 
 KINDS = ("convolution", "point-wise convolution", "grouped convolution", "dense")
 """Types of layers whose weights are most of what they read."""
 
-LEAST_BYTES, MOST_BYTES = 128 << 10, 4 << 20
+LEAST_BYTES, MOST_BYTES = 512 << 10, 4 << 20
 
 NOTEWORTHY = 0.05
 """A machine where the probe takes less than this more has no caches that samples are quicker in."""
@@ -47,7 +50,7 @@ def measure_far_weights(timer: LayerTimer, layers: Sequence[Layer]) -> FarWeight
     Returns:
         None: this machine has no caches that samples are quicker in.
     """
-    probe = [timer.time([PROBE], weight_bytes=total)[0] for total in TOTALS]
+    probe = [timer.time([PROBE], weight_bytes=total, rounds=ROUNDS)[0] for total in TOTALS]
     seconds = [timing.seconds for timing in probe if timing is not None]
     if len(seconds) < len(TOTALS) or seconds[-1] < (1 + NOTEWORTHY) * seconds[0]:
         return None
@@ -58,7 +61,7 @@ def measure_far_weights(timer: LayerTimer, layers: Sequence[Layer]) -> FarWeight
     costs: dict[str, list[float]] = {}
     for layer in layers:
         # One at a time: they are large.
-        near, far = (timer.time([layer], weight_bytes=total)[0] for total in (TOTALS[0], TOTALS[-1]))
+        near, far = (timer.time([layer], weight_bytes=total, rounds=ROUNDS)[0] for total in (TOTALS[0], TOTALS[-1]))
         if near is not None and far is not None:
             costs.setdefault(kind_of(layer), []).append((far.seconds - near.seconds) / layer.weight_bytes)
     return FarWeights(

@@ -148,26 +148,30 @@ class LayerTimer:
         self.overhead_s, self.drop_s = self._overheads()
         self.stage_s = self._stage_overhead()
 
-    def time(self, layers: Sequence[Layer], *, weight_bytes: int | None = None) -> list[Timing | None]:
+    def time(
+        self, layers: Sequence[Layer], *, weight_bytes: int | None = None, rounds: Rounds | None = None
+    ) -> list[Timing | None]:
         """What each of the layers takes; None for one that cannot be run by itself. The sessions of all of them are in
         memory at the same time: give a few dozen.
 
         Args:
             weight_bytes: of all weights of a layer's session; None: `FAR_BYTES`, if that does not take too long.
+            rounds: None: the timer's own.
         """
+        rounds = rounds or self._rounds
         trials = [self._trial(layer, weight_bytes) for layer in layers]
         open_trials = [trial for trial in trials if trial is not None]
         done = 0
-        while open_trials and done < self._rounds.most:
+        while open_trials and done < rounds.most:
             for trial in open_trials:
                 reference = min(self._reference(), self._reference())
                 self.reference_s = min(self.reference_s, reference)
                 trial.references.append(reference)
-                for _ in range(self._rounds.warm):
+                for _ in range(rounds.warm):
                     trial.run()
-                trial.runs.append(min(trial.run() for _ in range(self._rounds.runs)))
+                trial.runs.append(min(trial.run() for _ in range(rounds.runs)))
             done += 1
-            if done >= self._rounds.least and done % 2 == 0:
+            if done >= rounds.least and done % 2 == 0:
                 open_trials = [trial for trial in open_trials if self._timing(trial).spread > REPEATABLE]
         return [None if trial is None else self._timing(trial) for trial in trials]
 
