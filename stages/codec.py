@@ -161,6 +161,8 @@ def _to_int8(array: Tensor, frames: int) -> _Made | None:
     rows = frames if array.ndim and array.shape[0] == frames else 1
     if _COUNT_BYTES + rows * _ROW.itemsize + array.size >= array.nbytes:
         return None
+    if array.dtype.itemsize > 4 and 0 < np.abs(array).max() < np.finfo(np.float32).tiny:
+        return None  # all of it would become 0
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         values = array.astype(np.float32, copy=False).reshape(rows, -1)
         minimum = values.min(axis=1, keepdims=True)

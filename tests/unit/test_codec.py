@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -62,6 +62,7 @@ def test_what_is_no_floating_number_is_never_changed(array: np.ndarray[Any, Any]
 
 
 @given(arrays.filter(lambda array: array.dtype.kind == "f"), st.sampled_from(LOSSY))
+@example(np.array([1.43e-67] + [0.0] * 7), "int8")
 def test_any_floating_numbers_come_back_as_they_were_or_close(array: np.ndarray[Any, Any], codec: Codec) -> None:
     said, back = there_and_back(array, codec)
     assert (back.dtype, back.shape) == (array.dtype, array.shape)
