@@ -35,12 +35,14 @@ from broker.nats_errors import (
 )
 from broker.nats_subscription import NatsSubscription, message_of
 from broker.port import Buffer, ConnectionListener, Handler, Message
-from broker.tls import handshake_failure
+from broker.tls import cut_off, handshake_failure
 from broker.url import BrokerUrl
 
 CLOSE_TIMEOUT_S = 2.0
 RECONNECT_WAIT_S = 0.01
 RECONNECT_WAIT_MAX_S = 0.25
+MOST_CUT_OFF = 5
+"""So many connections in a row that a server ends right after the TLS handshake are no accident."""
 # A tensor of 8 MB on its way over a slow link must not look like a dead one: a PING waits behind it.
 PING_INTERVAL_S = 1.0
 MAX_OUTSTANDING_PINGS = 4
@@ -63,6 +65,7 @@ class NatsBroker:
         self._closing = False
         self._connecting = True
         self._last_error: Exception | None = None
+        self._cut_off = 0
         self._refusals = Refusals(url)
         self._subscribing: dict[str, bool] = {}
         """Subjects of the subscriptions that are being made, and whether the server has refused them."""
@@ -273,6 +276,10 @@ class NatsBroker:
                 raise error
             if (failure := handshake_failure(error)) is not None:
                 raise UnusableServerError(failure) from error
+            lost = isinstance(error, BrokenPipeError | ConnectionResetError) and wants_tls(self._url)
+            self._cut_off = self._cut_off + 1 if lost else 0
+            if self._cut_off >= MOST_CUT_OFF:
+                raise UnusableServerError(cut_off(self._url.options)) from error
             self._back_off()
             return
         if not self._up.is_set():

@@ -26,6 +26,17 @@ def client_context(options: UrlOptions) -> ssl.SSLContext:
     return context
 
 
+def cut_off(options: UrlOptions) -> str:
+    """Why a server most likely ends each connection right after the handshake: in TLS 1.3 only then it looks at our
+    certificate, and what it says of it may be lost, since we have begun to write."""
+    found = (
+        "it wants a certificate of ours: add ?cert=FILE&key=FILE to the URL"
+        if options.cert is None
+        else "it does not accept our certificate: is cert=FILE signed by an authority that it trusts?"
+    )
+    return f"the server ends each connection after the TLS handshake; most likely {found}"
+
+
 def handshake_failure(error: BaseException) -> str | None:
     """Why no TLS connection was made, and what to do; None where it is not about TLS."""
     if isinstance(error, ssl.SSLCertVerificationError):
