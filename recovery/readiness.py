@@ -204,4 +204,5 @@ def differ(one: Estimates, other: Estimates) -> bool:
 def _numbers(estimates: Estimates) -> Iterator[float]:
     yield from (estimates.speeds[node] for node in sorted(estimates.speeds))
     timings = estimates.timings
-    yield from (timings.switch_s, timings.plan_s, timings.load_fixed_s, timings.message_s)
+    load_bytes = sum(estimates.chain.block_memory_bytes)
+    yield from (timings.switch_s, timings.plan_s, timings.heal_s(load_bytes), timings.message_s)

@@ -184,7 +184,11 @@ class Measured:
             right = self.right[tuple(hop.part.name for hop in option.hops)]
             hops = [(hop.node, hop.part) for hop in option.hops]
         spent = np.sum([self.rounds[part.name] for _, part in hops], axis=0)
-        pauses = [one.plan_s + one.load_s for one in self.heals[node]] if option.technique == "repartition" else []
+        foreseen = frozenset({node}) in setup.plans
+        pauses = [
+            one.load_s + (0.0 if foreseen else one.plan_s)
+            for one in (self.heals[node] if option.technique == "repartition" else ())
+        ]
         steps = setup.estimates.timings.bridge_s
         return Seen(
             accuracy=float(right.mean()),

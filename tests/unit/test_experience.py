@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from recovery.estimates import Timings
-from recovery.experience import GAIN, LEAST_S, Experience
+from recovery.experience import GAIN, LEAST_S, LOADS, Experience
 
 
 def test_before_anything_was_seen_the_defaults_are_estimated() -> None:
@@ -24,11 +24,29 @@ def test_the_first_observation_replaces_the_guess_and_later_ones_count_by_the_ga
     assert experience.timings.plan_s == pytest.approx(1.0, rel=1e-3)
 
 
-def test_of_loading_only_what_the_bytes_do_not_explain_is_learnt() -> None:
-    experience = Experience(Timings(load_bytes_per_s=100e6))
+def test_what_loading_takes_is_known_after_one_load_and_what_a_byte_takes_after_two() -> None:
+    experience = Experience()
     experience.loaded(1.5, 100_000_000)
+    assert load_s(experience, 100_000_000) == pytest.approx(1.5, rel=1e-3)
+    experience.loaded(2.5, 200_000_000)
     assert experience.timings.load_fixed_s == pytest.approx(0.5)
-    assert experience.timings.load_bytes_per_s == 100e6
+    assert experience.timings.load_bytes_per_s == pytest.approx(100e6)
+    assert load_s(experience, 300_000_000) == pytest.approx(3.5, rel=1e-3)
+
+
+def test_one_load_that_was_slow_counts_little_and_old_ones_are_forgotten() -> None:
+    experience = Experience()
+    for seconds in (1.0, 1.0, 1.0, 9.0):
+        experience.loaded(seconds, 100_000_000)
+    assert load_s(experience, 100_000_000) == pytest.approx(1.0, rel=0.3)
+    for _ in range(LOADS):
+        experience.loaded(0.2, 100_000_000)
+    assert load_s(experience, 100_000_000) == pytest.approx(0.2, rel=1e-2)
+
+
+def load_s(experience: Experience, load_bytes: int) -> float:
+    timings = experience.timings
+    return timings.heal_s(load_bytes, planned=True) - timings.detect_s - timings.switch_s
 
 
 def test_of_a_bridge_what_is_not_the_frames_own_latency_is_the_switch() -> None:
