@@ -39,6 +39,7 @@ KINDS: Mapping[str, str] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"), "reshape"),
     **dict.fromkeys(("Sigmoid", "QuickGelu"), "sigmoid"),
     **dict.fromkeys(("HardSwish", "HardSigmoid"), "hard swish"),
+    "Sqrt": "square root",
     **dict.fromkeys(("LayerNormalization", "SkipLayerNormalization"), "layer normalisation"),
     **dict.fromkeys(("Gelu", "FastGelu", "BiasGelu", "Erf", "Tanh"), "GELU"),
     "ReorderInput": "reorder",

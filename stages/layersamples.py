@@ -200,6 +200,7 @@ PATTERNS: Mapping[str, tuple[int, Pattern]] = {
     "softmax": (2, _softmax),
     "sigmoid": (2, lambda s: _unary(s, "Sigmoid")),
     "hard swish": (2, lambda s: _unary(s, "HardSwish", "HardSigmoid")),
+    "square root": (2, lambda s: _unary(s, "Sqrt")),
     "GELU": (2, lambda s: _unary(s, "Erf", "Tanh")),
     "layer normalisation": (2, _layer_norm),
     "matrix product": (4, _matrix_product),
