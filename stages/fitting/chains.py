@@ -25,6 +25,8 @@ MAX_SPAN = 8
 VECTORS = (16, 8, 4)
 """Numbers of float32 that processors take at a time."""
 
+NEAR = 0.125
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
@@ -130,7 +132,7 @@ class Planner:
         else:
             each = self._unit_flops(units, source) + 2 * pixels * units.kernel**2 * out
             most = units.count
-        return min(most, _whole(budget / each))
+        return min(most, whole_vectors(budget / each))
 
     def _unit_flops(self, units: Units, source: TensorSpec) -> int:
         fragment = Fragment(prefix="units")
@@ -141,11 +143,14 @@ class Planner:
         return sum(block.flops for block in ModelGraph.from_model(model, name="units").blocks)
 
 
-def _whole(count: float) -> int:
-    """Near it, and a number of channels that fills the vectors of a processor: onnxruntime has slower kernels for
-    others (a depth-wise convolution of 257 channels took nine times as long as one of 256)."""
-    step = next((step for step in VECTORS if count >= step), 1)
-    return max(1, step * round(count / step))
+def whole_vectors(count: float) -> int:
+    """A number of channels near it that fills the vectors of a processor, if one is near: onnxruntime has slower
+    kernels for others (a depth-wise convolution of 257 channels took nine times as long as one of 256)."""
+    for step in VECTORS:
+        whole = step * round(count / step)
+        if abs(whole - count) <= NEAR * count:
+            return whole
+    return max(1, int(count))
 
 
 class Chain:
