@@ -310,7 +310,13 @@ async def test_of_live_video_the_newest_frame_is_answered_and_older_ones_are_cou
 
 async def test_results_come_in_the_order_of_their_frames_though_a_node_is_killed(shell: Shell, digits: Digits) -> None:
     (shell.folder / "ordered.yaml").write_text("nodes: 4\ndelivery: {ordered: true}\n")
+
+    async def prepared() -> bool:
+        status = json.loads((await asyncio.to_thread(shell.run, "status", "--json")).out)
+        return bool(status["prepared"])
+
     with shell.up("--config", "ordered.yaml") as up:
+        await eventually(prepared, lambda seen: seen, within_s=SOON_S, what="a way around each failure")
         async with stranger(up.url, "digits") as own:
             for number in range(1200):
                 if number == 400:
