@@ -199,7 +199,8 @@ def _heal_waits(state: ClusterState, policy: Policy, now_s: float) -> bool:
         return False
     bridged_s = now_s - state.active_since_s
     head = state.nodes[state.active.head].beat
-    busy = head.in_flight > 0 or head.active_epoch < state.active_epoch
+    # One that is just taking over has not counted yet what it will send.
+    busy = head.in_flight > 0 or head.active_epoch < state.active_epoch or not head.is_head
     begins = busy and head.answered_epoch < state.active_epoch and bridged_s <= FIRST_ANSWER_S
     return begins or bridged_s < policy.heal_after_s
 
