@@ -27,6 +27,7 @@ from aiomqtt.exceptions import MqttConnectError
 
 from broker.errors import PermissionDeniedError
 from broker.mqtt_topics import subject_of
+from broker.tasks import drop
 from broker.tls import client_context, handshake_failure
 from broker.url import BrokerUrl, Credentials
 
@@ -287,7 +288,7 @@ class Link:
         except (OSError, ValueError, aiomqtt.MqttError) as error:
             raise LinkError(_reason(error)) from error
         finally:
-            asking.cancel()
+            drop(asking)
 
     def _take_over_reading(self) -> None:
         """From aiomqtt, whose callback reads one message.

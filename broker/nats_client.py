@@ -29,6 +29,7 @@ from broker.nats_auth import check_encryption
 from broker.nats_errors import OutboundBufferFullError
 from broker.nats_fastpath import FastParser, FastTransport, supported
 from broker.port import Buffer, Message
+from broker.tasks import drop
 
 # Above this, `publish` waits: enough to keep a link busy, little enough that a frame is not old when it leaves.
 BACKPRESSURE_BYTES = 4 * 1024 * 1024
@@ -144,7 +145,7 @@ class NatsClient(Client):
                 raise PermissionDeniedError("publish", subject)
             return asking.result()
         finally:
-            asking.cancel()
+            drop(asking)
             waiting.discard(refused)
             if not waiting:
                 self._requests.pop(subject, None)

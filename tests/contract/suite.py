@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import gc
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -223,6 +225,33 @@ class BrokerContract(abc.ABC):
         await there.subscribe("silent", Inbox())
         with pytest.raises(RequestTimeoutError, match=r"'silent' within 0\.05 s"):
             await here.request("silent", b"", timeout_s=0.05)
+
+    async def test_a_request_that_fails_in_the_moment_in_which_it_is_cancelled_complains_to_nobody(
+        self, here: Broker
+    ) -> None:
+        complaints: list[dict[str, Any]] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: complaints.append(context))
+        timeout_s = 5 if self.knows_of_listeners else 0.002
+        chance = random.Random(1)
+
+        async def ask(turns: int) -> int:
+            """How many turns of the loop it took, until it was cancelled after so many or was over."""
+            asking = asyncio.create_task(here.request("void", b"", timeout_s=timeout_s))
+            taken = 0
+            while taken < turns and not asking.done():
+                await asyncio.sleep(0)
+                taken += 1
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            return taken
+
+        usual = await ask(10_000_000)
+        for _ in range(500):
+            await ask(chance.randrange(usual * 6 // 5))
+        gc.collect()
+        await here.flush()
+        assert complaints == []
 
     async def test_an_answer_can_be_had_by_hand_through_an_inbox_subject(self, here: Broker, there: Broker) -> None:
         answers, subject = Inbox(), here.new_inbox()

@@ -1,0 +1,18 @@
+"""Of asyncio's tasks, what several back ends need."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+
+def drop(task: asyncio.Future[Any]) -> None:
+    """Cancel what nobody waits for any more. What it ends with is taken: it may have failed in the same moment, or,
+    before Python 3.12, fail in place of being cancelled, and asyncio would complain that nobody looked at that."""
+    task.add_done_callback(_look)
+    task.cancel()
+
+
+def _look(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
