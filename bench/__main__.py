@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from rich.console import Console
+
 from bench import harness
 
 BENCHMARKS = {
@@ -52,13 +54,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, console: Console) -> int:
     """Exit code 0: all that could run here were done, and found nothing wrong."""
     from bench.jobs import choose
     from bench.page import MissingTemplatesError, load_environment, render
     from bench.suite import Ran, run_all
 
-    console = harness.terminal()
     try:
         load_environment()  # before minutes of measuring, not after them
     except MissingTemplatesError as error:
@@ -75,11 +76,7 @@ def run(options: argparse.Namespace) -> int:
         command = f"python -m bench all {form}{only}"
         page.write_text(render(runs, BENCHMARKS, command=command, began=began, seconds=time.monotonic() - began_s))
 
-    try:
-        runs = run_all(jobs, options.out, console, write)
-    except KeyboardInterrupt:
-        console.print("interrupted", style="red")
-        return harness.INTERRUPTED
+    runs = run_all(jobs, options.out, console, write)
     console.print(f"{(time.monotonic() - began_s) / 60:.1f} min; {page}", highlight=False)
     return 0 if all(ran.good for ran in runs) else 1
 
@@ -87,7 +84,8 @@ def run(options: argparse.Namespace) -> int:
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     if options.command == "all":
-        return run(options)
+        console = harness.terminal()
+        return harness.interruptible(lambda: run(options, console), console)
     for name, what in BENCHMARKS.items():
         print(f"python -m bench.{name}: {what}")
     print("python -m bench all --quick | --full: one after the other, and a report of all")

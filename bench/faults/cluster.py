@@ -38,6 +38,7 @@ READY_S = 45.0
 GRACE_S = 5.0
 STATUS_S = 0.5
 SUPERVISE_S = 0.5
+CRASH_LINES = 12
 STORE_BYTES = 32 << 20
 LIMIT_BYTES = 4 << 20
 """Of JetStream's store where it is a small disk of its own; and of the frames, and of the results, stored in it."""
@@ -295,7 +296,11 @@ class ChaosCluster:
         found = []
         for path in sorted(self.folder.glob("*.log")):
             lines = path.read_text(errors="replace").splitlines()
-            found += [f"{path.stem}: {line[:300]}" for line in lines if "Traceback" in line or "handler_failed" in line]
+            found += [
+                f"{path.stem}: " + "\n".join(line[:300] for line in lines[max(0, number - 2) : number + CRASH_LINES])
+                for number, line in enumerate(lines)
+                if "Traceback" in line or "handler_failed" in line
+            ]
         return found
 
     # ---- starting ----------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from bench.faults.nats_checker import NatsChecker
 from bench.faults.noise import Nonsense, babble, control_subjects, data_subjects, overhear
 from bench.faults.promise import PROMISES
 from bench.faults.stranger import Heard, stranger
-from bench.harness import INTERRUPTED, rss_bytes, write_json
+from bench.harness import interruptible, rss_bytes, write_json
 from understudy.data import digits_frames
 
 OVERHEAR_S = 1.0
@@ -164,11 +164,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    try:
-        found = asyncio.run(flood(options.messages, seed=options.seed, rate_per_s=options.rate))
-    except KeyboardInterrupt:
-        print("interrupted")
-        return INTERRUPTED
+    found = asyncio.run(flood(options.messages, seed=options.seed, rate_per_s=options.rate))
     _show(found, Console())
     if options.json:
         write_json(options.json, asdict(found))
@@ -200,10 +196,10 @@ def _show(found: Flood, console: Console) -> None:
         table.add_row(name, str(value))
     console.print(table)
     for line in [*found.problems, *found.crashes[:10]]:
-        console.print(f"[red]{line}[/red]", highlight=False)
+        console.print(line, style="red", markup=False, highlight=False)
     if found.logs:
         console.print(f"logs: {found.logs}", highlight=False)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruptible(main, Console()))

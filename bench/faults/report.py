@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench.document import Figure, figure, none_of
@@ -23,7 +24,7 @@ def show(outcome: Outcome, console: Console) -> None:
     for line in outcome.ended[:5]:
         console.print(line, highlight=False)
     for line in outcome.crashes[:20]:
-        console.print(f"[red]unexpected error[/red] {line}", highlight=False)
+        console.print(f"[red]unexpected error[/red] {escape(line)}", highlight=False)
     if outcome.stuck:
         console.print(f"[red]stuck[/red] {outcome.stuck}", highlight=False)
     if outcome.logs:

@@ -62,7 +62,7 @@ class Outcome:
     Attributes:
         stuck: why the pipeline was not healthy again in the end; empty: it was.
         ended: processes that ended by themselves, and were started again.
-        crashes: lines of logs that tell of errors which nobody expected.
+        crashes: of logs, what tells of errors which nobody expected.
         logs: where the logs are kept; None: they are not.
         rate_per_s: of the frames.
     """

@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from bench.continuer.histories import History
 from bench.continuer.training.networks import Family, Network, Shape
 from bench.continuer.training.variants import measure
+from bench.harness import INTERRUPTED
 from bench.prepared import RESNET32, TEST, TRAIN, images
 from bench.subjects import IMAGENET, MissingSubjectError, data_file
 from stages.description import describe
@@ -219,5 +220,5 @@ def train_all(folder: Path, *, small: bool, runs: int | None, threads: int, cons
                     progress.advance(bar)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
-        return 130
+        return INTERRUPTED
     return 0
