@@ -16,6 +16,9 @@ _WRONG_NAME = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP
 _UNKNOWN_CA = frozenset({2, 18, 19, 20, 21})  # of an issuer that is not there, or not trusted
 _EXPIRED = 10
 
+_WANTS_OURS = "wants a certificate of ours: add ?cert=FILE&key=FILE to the URL"
+_REFUSES_OURS = "does not accept our certificate: is cert=FILE signed by an authority that it trusts?"
+
 
 def client_context(options: UrlOptions) -> ssl.SSLContext:
     """Raises BrokerError where a file is missing, cannot be read, or is not what it should be."""
@@ -29,12 +32,8 @@ def client_context(options: UrlOptions) -> ssl.SSLContext:
 def cut_off(options: UrlOptions) -> str:
     """Why a server most likely ends each connection right after the handshake: in TLS 1.3 only then it looks at our
     certificate, and what it says of it may be lost, since we have begun to write."""
-    found = (
-        "it wants a certificate of ours: add ?cert=FILE&key=FILE to the URL"
-        if options.cert is None
-        else "it does not accept our certificate: is cert=FILE signed by an authority that it trusts?"
-    )
-    return f"the server ends each connection after the TLS handshake; most likely {found}"
+    found = _WANTS_OURS if options.cert is None else _REFUSES_OURS
+    return f"the server ends each connection after the TLS handshake; most likely it {found}"
 
 
 def handshake_failure(error: BaseException) -> str | None:
@@ -45,9 +44,9 @@ def handshake_failure(error: BaseException) -> str | None:
         return None
     reason = (error.reason or str(error)).upper().replace(" ", "_")
     if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
-        return "the server wants a certificate of ours: add ?cert=FILE&key=FILE to the URL"
+        return f"the server {_WANTS_OURS}"
     if "UNKNOWN_CA" in reason or "BAD_CERTIFICATE" in reason or "CERTIFICATE_UNKNOWN" in reason:
-        return "the server does not accept our certificate: is cert=FILE signed by an authority that it trusts?"
+        return f"the server {_REFUSES_OURS}"
     if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER_FAILURE" in reason:
         return "what answers there does not speak TLS: use the scheme without TLS, or another port"
     return f"TLS failed: {error.reason or error}"
