@@ -133,9 +133,9 @@ def estimated_healing(setup: Setup, failed: frozenset[str]) -> Repartition | Non
 
 def foreseen_healing(setup: Setup, plan: Plan, head: str) -> Repartition:
     """What a plan that is made already will be, with this head."""
-    chain, stages = setup.estimates.chain, stages_of(plan, setup.estimates.chain)
+    stages = stages_of(plan, setup.estimates.chain)
     return Repartition(
-        load_bytes=max(sum(chain.block_memory_bytes[spot.part.first_block : spot.part.end_block]) for spot in stages),
+        load_bytes=max(spot.part.memory_bytes for spot in stages),
         latency_s=evaluate(stages, head or stages[0].node, setup.estimates).latency_s,
         planned=True,
     )

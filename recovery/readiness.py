@@ -137,10 +137,10 @@ class Readiness:
 
     def loaded(self, served: Served, seconds: float) -> None:
         """All nodes have loaded the newest plan, so long after it was made."""
-        plan, chain = self._store.state.plan, served.source.chain
+        plan = self._store.state.plan
         if plan is not None:
-            sizes = [sum(chain.block_memory_bytes[stage.first_block : stage.end_block]) for stage in plan.stages]
-            self.experience.loaded(seconds, max(sizes))
+            stages = stages_of(plan, served.source.chain)
+            self.experience.loaded(seconds, max(spot.part.memory_bytes for spot in stages))
 
     def _observe_latency(self, served: Served) -> None:
         """What the head measures on the plan's route, less what the stages compute, is for the messages."""

@@ -108,19 +108,18 @@ class Bench:
 
 def heal(graph: ModelGraph, planner: Callable[[Sequence[NodeSpec], int], Plan], nodes: Sequence[NodeSpec]) -> Heal:
     """Make a plan for these nodes, and load its stages. Nodes load at the same time, so the slowest counts."""
-    chain = graph.chain()
     started_s = time.perf_counter()
     plan = planner(nodes, 1)
     plan_s = time.perf_counter() - started_s
-    loads, sizes = [], []
+    loads = []
     for stage in plan.stages:
         started_s = time.perf_counter()
         model = graph.submodel(stage.first_block, stage.end_block)
         engine = Engine.load(model, outputs=graph.cuts[stage.end_block].tensors)
         engine.warm_up(graph.cuts[stage.first_block].tensors)
         loads.append(time.perf_counter() - started_s)
-        sizes.append(sum(chain.block_memory_bytes[stage.first_block : stage.end_block]))
-    return Heal(plan_s=plan_s, load_s=max(loads), load_bytes=max(sizes))
+    load_bytes = max(part.memory_bytes for part in new_stages(graph, [plan]))
+    return Heal(plan_s=plan_s, load_s=max(loads), load_bytes=load_bytes)
 
 
 def answers(
