@@ -26,6 +26,7 @@ VECTORS = (16, 8, 4)
 """Numbers of float32 that processors take at a time."""
 
 NEAR = 0.125
+"""A number that is farther off, relative, is not worth it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -206,6 +206,16 @@ def test_a_new_plan_leaves_the_processor_to_the_first_answer_over_the_bridge(run
     assert isinstance(running.decide(), MakePlan)
 
 
+def test_a_new_plan_waits_for_a_head_that_is_just_taking_over(running: Cluster) -> None:
+    running.crash("a")
+    assert isinstance(running.step(), Bridge)
+    epoch = running.active.epoch
+    running.report("b", active_epoch=epoch, is_head=False, in_flight=0)
+    assert running.decide() is None
+    running.report("b", active_epoch=epoch, is_head=True, in_flight=0)
+    assert isinstance(running.decide(), MakePlan)
+
+
 def test_a_bridge_that_does_not_answer_does_not_keep_the_heal_waiting(running: Cluster) -> None:
     running.report("a", in_flight=5, oldest_epoch=1, answered_epoch=1)
     running.crash("c")
