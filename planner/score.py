@@ -23,6 +23,8 @@ from planner.profile import Profile
 HOLD_OUT = 5
 """One sample of so many is held out."""
 
+CONSTANT = 0.1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
@@ -36,6 +38,7 @@ class Score:
         error: median of |t - t_hat| / t.
         covered: share of the held-out samples that lie in their interval.
         noise: median spread of the samples.
+        variation: standard deviation of the held-out samples' seconds over their mean.
     """
 
     kind: str
@@ -48,6 +51,12 @@ class Score:
     error: float
     covered: float
     noise: float
+    variation: float
+
+    @property
+    def constant(self) -> bool:
+        """Whether all take about the same time: R^2, which compares with always guessing the mean, says nothing."""
+        return self.variation < CONSTANT
 
 
 def split(profile: Profile, *, seed: int = 0) -> tuple[Profile, Profile]:
@@ -90,6 +99,7 @@ def scores(profile: Profile, *, seed: int = 0) -> list[Score]:
                 error=float(np.median(np.abs(truth - guess) / truth)),
                 covered=float(np.mean(inside)),
                 noise=float(np.median([sample.spread for sample in profile.of(kind)])),
+                variation=float(truth.std() / truth.mean()),
             )
         )
     return found

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from stages import cost
 from stages.layermodels import node_of
 from stages.layers import Layer, Operand
@@ -49,6 +51,9 @@ KINDS: Mapping[str, str] = {
 }
 """Of operators that are one type whatever their operands are; a type that is not here is called by its operator."""
 
+PAGE_BYTES = 4096
+"""Caches place by the bits of an address below this, more or less."""
+
 ACTIVATIONS = ("", "Relu", "Clip", "Sigmoid", "HardSigmoid", "Tanh", "LeakyRelu")
 
 FEATURES = (
@@ -82,12 +87,16 @@ FEATURES = (
     "summed",
     "blocked",
     "variant",
+    "alignment",
 )
 """Names, in this order. `work`: the operations less those on the border's padding, which kernels for the blocked layout
 and for pooling leave out. `group_channels`: input channels of one group. `last`: elements of the last dimension of the
 first operand; `axis`: of the one that the operator works along. `operands`: how many are computed. `broadcast`: bytes
 of the smaller operand over those of the larger. `kept`: elements that come out over those that go in. `variant`: tells
-operators of one type apart, and what they move. The others are what they are called, 0 where they do not apply."""
+operators of one type apart, and what they move. `alignment`: bytes; what a layer puts side by side lies a distance
+apart in memory, and the greatest power of two in that says how soon it strikes the same places of a cache again (an
+element of 64 channels of 32 x 32 is brought to the last axis in 0.7 ns, of 31 x 31 in 0.1). The others are what they
+are called, 0 where they do not apply."""
 
 
 def kind_of(layer: Layer) -> str:
@@ -142,6 +151,7 @@ def features(layer: Layer) -> dict[str, float]:
         "summed": float(_is_summed(layer)),
         "blocked": float(layer.domain == "com.microsoft.nchwc"),
         "variant": float(_variant(layer, first, out)),
+        "alignment": float(_alignment(layer, first)),
     }
     return {name: found[name] for name in FEATURES}
 
@@ -237,7 +247,7 @@ def _is_summed(layer: Layer) -> bool:
 
 def _variant(layer: Layer, first: Operand, out: Operand) -> int:
     if layer.op_type == "Transpose":
-        order: Sequence[int] = layer.attribute("perm") or range(len(first.shape))[::-1]
+        order = _order(layer, first)
         return sum(axis * len(order) ** place for place, axis in enumerate(reversed(order)))  # as one number
     if layer.op_type == "Pad":
         return int(first.shape[-1:] != out.shape[-1:])  # else rows stay together: they are copied whole
@@ -247,3 +257,22 @@ def _variant(layer: Layer, first: Operand, out: Operand) -> int:
         return int(layer.op_type == "FusedConv")
     same = sorted(name for name, kind in KINDS.items() if kind == KINDS.get(layer.op_type))
     return same.index(layer.op_type) if same else 0
+
+
+def _alignment(layer: Layer, first: Operand) -> int:
+    if layer.op_type == "Transpose":
+        axis = _order(layer, first)[-1]
+    elif layer.op_type in ("ReorderInput", "ReorderOutput"):
+        axis = 1
+    else:
+        return 0
+    if axis == len(first.shape) - 1:
+        return 0  # they lie side by side already
+    apart = math.prod(first.shape[axis + 1 :]) * np.dtype(first.dtype).itemsize
+    return min(apart & -apart, PAGE_BYTES)
+
+
+def _order(layer: Layer, first: Operand) -> Sequence[int]:
+    """Of a transposition: the axes of the input in those of the output."""
+    order: Sequence[int] = layer.attribute("perm") or range(len(first.shape))[::-1]
+    return order

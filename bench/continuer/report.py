@@ -74,13 +74,14 @@ def show(console: Console, scores: Sequence[Score], found: Sequence[Outcome]) ->
         table.add_row(
             score.kind,
             str(score.fitted + score.held_out),
-            _judged(f"{score.r2:.4f}", score.r2 >= WANTED_R2),
-            f"{score.r2_log:.4f}",
-            f"{score.r2_roofline:.3f}",
+            *(("-",) * 3 if score.constant else _r2_cells(score)),
             f"{score.mse_s2 * 1e6:.2e}",
             *(f"{share:.1%}" for share in (score.error, score.covered, score.noise)),
         )
     console.print(table)
+    for score in scores:
+        if score.constant:
+            console.print(f"{score.kind}: {_same_time(score)}")
     console.print()
     title = f"Table V: mean error of latency, networks that the fit never saw (paper: {PAPER_ERROR})"
     table = Table(title=title, title_justify="left", box=None)
@@ -104,7 +105,9 @@ def show(console: Console, scores: Sequence[Score], found: Sequence[Outcome]) ->
 def figures(scores: Sequence[Score], found: Sequence[Outcome]) -> list[dict[str, Any]]:
     """What is wanted, and whether it is met."""
     rows = [
-        _figure(f"R2 {score.kind}", score.r2, "", f">= {WANTED_R2}", score.r2 >= WANTED_R2, f"paper {PAPER_R2}")
+        _figure(f"R2 {score.kind}", None, "", "", None, _same_time(score))
+        if score.constant
+        else _figure(f"R2 {score.kind}", score.r2, "", f">= {WANTED_R2}", score.r2 >= WANTED_R2, f"paper {PAPER_R2}")
         for score in scores
     ]
     for group in groups(found):
@@ -129,7 +132,15 @@ def document(scores: Sequence[Score], found: Sequence[Outcome]) -> dict[str, Any
     }
 
 
-def _figure(name: str, value: float, unit: str, wanted: str, met: bool, note: str) -> dict[str, Any]:
+def _r2_cells(score: Score) -> tuple[str, str, str]:
+    return _judged(f"{score.r2:.4f}", score.r2 >= WANTED_R2), f"{score.r2_log:.4f}", f"{score.r2_roofline:.3f}"
+
+
+def _same_time(score: Score) -> str:
+    return f"all take the same time within {score.variation:.0%} (one standard deviation): R² says nothing"
+
+
+def _figure(name: str, value: float | None, unit: str, wanted: str, met: bool | None, note: str) -> dict[str, Any]:
     return {"name": name, "value": value, "unit": unit, "wanted": wanted, "met": met, "note": note}
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bench.continuer.__main__ import parse
 from bench.continuer.cases import Case, Network, network
 from bench.continuer.latency import Outcome, outcomes
-from bench.continuer.report import document, groups
+from bench.continuer.report import document, groups, show
 from bench.jobs import FULL
 from planner.predictor import Predictor
 from planner.score import Score
@@ -32,6 +35,7 @@ SCORE = Score(
     error=0.1,
     covered=1,
     noise=0,
+    variation=2,
 )
 
 
@@ -62,6 +66,17 @@ def test_the_figures_say_what_is_wanted_and_whether_it_is_met() -> None:
     assert figures["unseen net exit"]["met"]
     assert not figures["calibrated net exit"]["met"]
     assert set(figures["R2 dense"]) == {"name", "value", "unit", "wanted", "met", "note"}
+
+
+def test_where_all_layers_take_the_same_time_r2_is_not_given() -> None:
+    same = replace(SCORE, kind="reshape", r2=-0.01, variation=0.05)
+    figures = {figure["name"]: figure for figure in document([SCORE, same], [outcome(1.0)])["figures"]}
+    assert (figures["R2 reshape"]["value"], figures["R2 reshape"]["met"]) == (None, None)
+    console = Console(record=True, width=120, file=io.StringIO())
+    show(console, [SCORE, same], [outcome(1.0)])
+    shown = console.export_text()
+    assert "reshape: all take the same time within 5%" in shown
+    assert "-0.01" not in shown
 
 
 def test_runs_of_what_is_loaded_correct_it_and_the_stages_of_another_plan(monkeypatch: pytest.MonkeyPatch) -> None:

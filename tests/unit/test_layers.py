@@ -83,6 +83,30 @@ def test_kernels_for_the_blocked_layout_do_not_work_on_the_border_s_padding() ->
 
 
 @pytest.mark.parametrize(
+    ("shape", "order", "wanted"),
+    [
+        ((1, 64, 32, 32), (0, 2, 3, 1), 4096),
+        ((1, 64, 31, 31), (0, 2, 3, 1), 4),
+        ((1, 64, 128, 128), (0, 2, 3, 1), 4096),
+        ((1, 8, 12, 24), (0, 1, 3, 2), 32),
+        ((1, 2, 32, 16, 16), (0, 2, 1, 3, 4), 0),
+    ],
+    ids=["a page apart", "odd", "more than a page", "rows", "rows stay as they are"],
+)
+def test_a_transposition_s_alignment_is_of_what_comes_side_by_side(
+    shape: tuple[int, ...], order: tuple[int, ...], wanted: int
+) -> None:
+    moved = layer("Transpose", dense(*shape), out=dense(*(shape[axis] for axis in order)), perm=order)
+    assert features(moved)["alignment"] == wanted
+
+
+def test_the_blocked_layout_brings_channels_side_by_side() -> None:
+    image = dense(1, 64, 16, 12)
+    assert features(layer("ReorderInput", image, out=image, domain="com.microsoft.nchwc"))["alignment"] == 256
+    assert features(CONV)["alignment"] == 0
+
+
+@pytest.mark.parametrize(
     ("kernel", "group", "wanted"),
     [
         ((8, 8, 3, 3), 1, "convolution"),

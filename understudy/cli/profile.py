@@ -249,6 +249,8 @@ def _print_machine(profile: Profile, found: list[Score], out: Path) -> None:
 
 def _score_cells(score: Score) -> list[str]:
     shares = [f"{value:.1%}" for value in (score.error, score.covered, score.noise)]
+    if score.constant:
+        return ["-", "-", "-", *shares]
     return [f"{score.r2:.4f}", f"{score.r2_log:.4f}", f"{score.r2_roofline:.3f}", *shares]
 
 
