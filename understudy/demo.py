@@ -242,9 +242,10 @@ def victim(document: Mapping[str, Any]) -> str | None:
 
 
 def stage_lines(document: Mapping[str, Any]) -> list[str]:
-    """`node1: blocks 0-3` of each stage, in their order."""
+    """`node1: blocks 0-3` of each stage, in their order, and the codec of what comes to it."""
     stages = [(first, end, node["name"]) for node in document["nodes"] for first, end in node["stages"]]
-    return [f"{name}: blocks {first}-{end - 1}" for first, end, name in sorted(stages)]
+    codecs = {hop["cut"]: f", by {hop['codec']}" for hop in document.get("codecs", ())}
+    return [f"{name}: blocks {first}-{end - 1}{codecs.get(first, '')}" for first, end, name in sorted(stages)]
 
 
 def _percentiles(values: Sequence[float]) -> tuple[float | None, float | None]:

@@ -57,6 +57,7 @@ def test_without_compose_it_says_what_to_install(tmp_path: Path) -> None:
         (("--fault", "flood"), "there is no scenario 'flood'; there are: "),
         (("--bandwidth", "quick"), "'quick' is neither a rate such as 100mbit"),
         (("--memory", "much"), "--memory: 'much' is not a quantity"),
+        (("--recovery", '{"techniques": ["prayer"]}'), "'prayer' is no technique: there are "),
         (("--mqtt", "--topology", "mesh"), "--mqtt is for a star"),
     ],
 )
@@ -73,7 +74,8 @@ def test_what_is_wrong_is_said_before_anything_is_started(
 
 def test_a_project_is_written_for_compose_alone(tmp_path: Path) -> None:
     folder = tmp_path / "own"
-    done = emulate("--nodes", "3", "--topology", "star", "--bandwidth", "10mbit", "--write", str(folder))
+    wanted = ("--recovery", '{"max_codec_loss": 0.01}')
+    done = emulate("--nodes", "3", "--topology", "star", "--bandwidth", "10mbit", *wanted, "--write", str(folder))
     assert done.returncode == 0, done.stderr
     assert f"docker compose -f {folder / 'compose.yaml'} up" in done.stdout
     services = yaml.safe_load((folder / "compose.yaml").read_text())["services"]
@@ -82,6 +84,9 @@ def test_a_project_is_written_for_compose_alone(tmp_path: Path) -> None:
     for path in folder.glob("*/member.json"):
         assert path.stat().st_mode & 0o777 == 0o600
         assert json.loads(path.read_text())["programs"]
+    [controller] = json.loads((folder / "controller/member.json").read_text())["programs"]
+    argv = controller["argv"]
+    assert json.loads(argv[argv.index("--recovery") + 1]) == {"max_codec_loss": 0.01}
     again = emulate("--write", str(folder))
     assert again.returncode == 2
     assert "holds a project already" in again.stderr

@@ -132,6 +132,13 @@ def test_a_degraded_answer_that_says_so_is_kept_and_a_wrong_one_is_not() -> None
     assert outcome(answers=unlabelled).document()["wrong"] == 1
 
 
+def test_what_a_codec_that_is_allowed_may_have_changed_is_not_wrong() -> None:
+    others = outcome(answers=[*answers(steady(0, 7.95)), *answers([7.96], right=False)], lossy=True)
+    assert (others.kept, others.wrong) == (True, 0)
+    assert others.document()["changed_by_codecs"] == 1
+    assert "codecs       1 answers changed" in text(others.document())
+
+
 def test_a_frame_without_an_answer_is_lost() -> None:
     own = outcome(published=161)
     assert (own.lost, own.kept) == (1, False)

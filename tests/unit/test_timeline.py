@@ -141,3 +141,6 @@ def test_there_is_nobody_to_kill_where_the_head_is_alone() -> None:
 
 def test_the_stages_are_listed_in_their_order() -> None:
     assert stage_lines({"nodes": [node("b", 2), node("a", 0)]}) == ["a: blocks 0-1", "b: blocks 2-3"]
+    codecs = [{"cut": 2, "to": "b", "codec": "int8"}]
+    told = stage_lines({"nodes": [node("b", 2), node("a", 0)], "codecs": codecs})
+    assert told == ["a: blocks 0-1", "b: blocks 2-3, by int8"]

@@ -33,6 +33,10 @@ DeliveryOption = Annotated[
         help="What is promised of frames (docs/delivery.md): at-least-once, latest or durable; or all settings.",
     ),
 ]
+RecoveryOption = Annotated[
+    str | None,
+    typer.Option(metavar="JSON|FILE", help="What recovery shall keep to (docs/recovery.md): a YAML file or JSON."),
+]
 ControlBrokerOption = Annotated[
     str | None,
     typer.Option(

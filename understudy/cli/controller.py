@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from understudy.cli.common import ControlBrokerOption, DeliveryOption, OwnBrokerOption, needed_broker, run
+from understudy.cli.common import (
+    ControlBrokerOption,
+    DeliveryOption,
+    OwnBrokerOption,
+    RecoveryOption,
+    needed_broker,
+    run,
+)
 from understudy.cli.quantities import duration_option
 
 
@@ -36,10 +43,7 @@ def controller(
         bool, typer.Option("--standby", help="Wait for the controller that serves to end, and take over.")
     ] = False,
     delivery: DeliveryOption = None,
-    recovery: Annotated[
-        str | None,
-        typer.Option(metavar="JSON|FILE", help="What recovery shall keep to (docs/recovery.md): a YAML file or JSON."),
-    ] = None,
+    recovery: RecoveryOption = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for sub-models. Default: in ~/.cache/understudy.")] = None,
 ) -> None:
     """Run a controller: it plans the stages, gives them to the nodes, and watches over them.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.cli.common import JsonOption, run
+from understudy.cli.common import JsonOption, RecoveryOption, run
 
 if TYPE_CHECKING:
     from understudy.emulation.preparation import Wishes
@@ -43,6 +43,7 @@ def emulate(
         typer.Option(help="For stages on each node, such as 64MB. Default: too little for the whole network."),
     ] = None,
     cpus: Annotated[float, typer.Option(min=0.05, help="Cores of this machine for each node.")] = 1.0,
+    recovery: RecoveryOption = None,
     fault: Annotated[
         str | None, typer.Option(metavar="SCENARIO", help="What goes wrong: kill, pause, cut, ... or a YAML file.")
     ] = None,
@@ -74,12 +75,15 @@ def emulate(
     Example: understudy emulate --topology star --bandwidth cluster.yaml --model resnet.onnx --rate 0 --json
 
     Example: understudy emulate --mqtt --fault two
+
+    Example: understudy emulate --fault kill --recovery '{"techniques": ["exit", "repartition"]}'
     """
     from understudy.cli.quantities import size_option
     from understudy.emulation.links import make_cluster
     from understudy.emulation.preparation import Wishes, sources_folder
     from understudy.emulation.scenario import load_scenario
     from understudy.logs import set_up_logs
+    from understudy.objectives import read_recovery
     from understudy.planfiles import load_plan
     from understudy.settings import read_settings
 
@@ -98,6 +102,7 @@ def emulate(
         plan=() if plan is None else load_plan(plan),
         memory_bytes=None if memory is None else size_option("--memory", memory),
         cpus=cpus,
+        recovery=read_recovery(recovery),
         scenario=scenario,
         frames=frames,
         seconds=seconds,

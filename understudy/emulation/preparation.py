@@ -6,7 +6,7 @@ import asyncio
 import math
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from broker.server import ServerConfig
@@ -23,6 +23,7 @@ from understudy.emulation.project import CONTROLLER, IMAGE, RESERVED, File, Layo
 from understudy.emulation.report import Outcome
 from understudy.emulation.samples import Samples, make_samples
 from understudy.emulation.scenario import Scenario
+from understudy.objectives import RecoveryConfig
 
 MOST_WINDOW = 64
 QUEUE_S = 2.0
@@ -47,6 +48,7 @@ class Wishes:
     plan: tuple[Stage, ...] = ()
     memory_bytes: int | None = None
     cpus: float = 1.0
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     scenario: Scenario | None = None
     frames: int = 0
     seconds: float = 20.0
@@ -96,16 +98,15 @@ async def prepare(wishes: Wishes, folder: Path, place: Place) -> Prepared:
     """
     bundle = await asyncio.to_thread(_copy_bundle, open_bundle(wishes.bundle, wishes.model), folder / CONTROLLER)
     graph = await load_model(bundle)
-    chain = chain_of(graph, bundle.manifest)
-    chain = chain.within(0.0)  # as the controller is not told of any loss
+    chain = chain_of(graph, bundle.manifest).within(wishes.recovery.max_codec_loss)
     samples = await asyncio.to_thread(make_samples, bundle, graph)
-    outcome = Outcome(cores=os.cpu_count() or 1)
+    outcome = Outcome(cores=os.cpu_count() or 1, lossy=any(codec.accuracy_loss for codec in chain.codecs))
     cluster, cpus = _machines(wishes, chain, samples, outcome)
     layout = Layout(
         pipeline=bundle.manifest.name,
         cluster=cluster,
         cpus=cpus,
-        served=("--bundle", "{here}/bundle"),
+        served=("--bundle", "{here}/bundle", "--recovery", wishes.recovery.model_dump_json(exclude_unset=True)),
         plan=wishes.plan,
         mqtt=wishes.mqtt,
         image=wishes.image or IMAGE,

@@ -18,6 +18,8 @@ class Outcome:
     Attributes:
         began_at: when the stream began, seconds since 1970.
         streamed_s, elapsed_s: when the last frame was published, and when all were answered, since then.
+        lossy: codecs that cost accuracy may be used on links: an answer may then be another than the whole network's
+            without being wrong.
         episodes: the controller's journal of it.
     """
 
@@ -35,13 +37,23 @@ class Outcome:
     ready_s: float = 0.0
     planned_per_s: float | None = None
     window: int = 0
+    lossy: bool = False
     stages: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
-    def wrong(self) -> int:
-        """Another answer than the whole network's, and no word of it."""
+    def others(self) -> int:
+        """Answers that are not the whole network's, with no word of it."""
         return sum(not answer.right and not answer.degraded for answer in self.answers)
+
+    @property
+    def wrong(self) -> int:
+        return 0 if self.lossy else self.others
+
+    @property
+    def changed(self) -> int:
+        """By codecs, as it was allowed."""
+        return self.others if self.lossy else 0
 
     @property
     def lost(self) -> int:
@@ -78,6 +90,7 @@ class Outcome:
             "lost": self.lost,
             "answered_twice": self.twice,
             "wrong": self.wrong,
+            "changed_by_codecs": self.changed,
             "errors": dict(self.errors),
             "degraded": dict(self.degraded),
             "degraded_right": sum(answer.right for answer in self.answers if answer.degraded),
@@ -162,6 +175,7 @@ def text(document: dict[str, Any]) -> str:
             "degraded",
             f"{degraded}" + (f" ({document['degraded_right']} of them right)" if document["degraded"] else ""),
         ),
+        *([("codecs", f"{document['changed_by_codecs']} answers changed")] if document["changed_by_codecs"] else []),
         *(
             [("accuracy", f"{document['accuracy']:.2%} of the answers are what the frames show")]
             if document["accuracy"] is not None
