@@ -33,6 +33,8 @@ class Chain:
         block_seconds: B seconds per node name; on other nodes FLOPs and speed tell the time.
         block_seconds_source: per node name where these come from; a node that is not there was measured.
         codecs: those that transfers may use, besides none.
+        frame_bytes: of one frame as it is published; None: as many as the activation of cut 0, which the head makes of
+            it. A picture is smaller than that.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Chain:
     block_seconds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     block_seconds_source: Mapping[str, SecondsSource] = field(default_factory=dict)
     codecs: tuple[CodecCost, ...] = ()
+    frame_bytes: int | None = None
 
     def __post_init__(self) -> None:
         blocks = len(self.block_memory_bytes)
@@ -58,6 +61,7 @@ class Chain:
                 raise ChainError(f"chain '{self.name}': block_seconds_source names {node!r}, block_seconds does not")
         for codec in self.codecs:
             self._check(f"codecs[{codec.name!r}].ratio", codec.ratio, blocks + 1)
+        self._check("frame_bytes", (self.published_bytes,), 1)
 
     def _check(self, name: str, values: Sequence[float], wanted: int) -> None:
         if len(values) != wanted:
@@ -70,6 +74,11 @@ class Chain:
     def blocks(self) -> int:
         """B, the number of blocks."""
         return len(self.block_memory_bytes)
+
+    @property
+    def published_bytes(self) -> int:
+        """Of one frame on its way to the head."""
+        return self.cut_bytes[0] if self.frame_bytes is None else self.frame_bytes
 
     def stage_memory_bytes(self, first_block: int, end_block: int) -> int:
         """What a stage of blocks [first_block, end_block) needs: the sum of memory plus the maximum of peak."""

@@ -74,7 +74,7 @@ def make_problem(chain: Chain, cluster: Cluster) -> Problem:
     """The arrays of a chain on a cluster, with equal nodes merged."""
     stage = _stage_seconds(chain, cluster)
     whole, slowest = _seconds_per_byte(cluster)
-    source = _edge(cluster.source_bytes_per_s, chain.cut_bytes[0], cluster)
+    source = _edge(cluster.source_bytes_per_s, chain.published_bytes, cluster)
     sink = _edge(cluster.sink_bytes_per_s, chain.cut_bytes[-1], cluster)
     members = _merge(chain, cluster, (whole, slowest), source, sink)
     first = [group[0] for group in members]

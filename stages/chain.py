@@ -11,7 +11,7 @@ from broker.codecs import LOSSLESS
 from planner.chain import Chain, ChainError
 from planner.codec import CodecCost
 from stages.errors import BundleError
-from stages.manifest import CodecRecord, Manifest
+from stages.manifest import CodecRecord, ImageInput, Manifest
 
 if TYPE_CHECKING:
     from stages.graph import ModelGraph
@@ -32,12 +32,20 @@ def chain_of(graph: ModelGraph, manifest: Manifest) -> Chain:
             block_seconds={node: entry.block_seconds for node, entry in profile.items()},
             block_seconds_source={node: entry.source for node, entry in profile.items()},
             codecs=codecs_of(manifest, len(graph.blocks)),
+            frame_bytes=frame_bytes_of(manifest),
         )
     except ChainError as error:
         raise BundleError(
             f"the profile in bundle '{manifest.name}' does not fit its model: {error}. "
             f"Predict it again: 'understudy profile model --store'"
         ) from error
+
+
+def frame_bytes_of(manifest: Manifest) -> int | None:
+    """Of a picture a byte for each pixel and channel: a PNG or a JPEG of this size takes that or less. None: frames are
+    tensors."""
+    own = manifest.input
+    return own.height * own.width * own.channels if isinstance(own, ImageInput) else None
 
 
 def codecs_of(manifest: Manifest, blocks: int) -> tuple[CodecCost, ...]:

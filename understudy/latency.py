@@ -177,8 +177,11 @@ def _sessions(bundle: Bundle, graph: ModelGraph, cuts: Sequence[int]) -> dict[Pa
     return found
 
 
-def chain_document(latency: ModelLatency, node: str, codecs: Sequence[CodecCost] = ()) -> dict[str, Any]:
-    """A chain file (docs/planner.md) with the blocks' seconds on the node, where they come from, and these codecs."""
+def chain_document(
+    latency: ModelLatency, node: str, *, codecs: Sequence[CodecCost] = (), frame_bytes: int | None = None
+) -> dict[str, Any]:
+    """A chain file (docs/planner.md) with the blocks' seconds on the node, where they come from, and what else a bundle
+    tells the planner."""
     chain = latency.graph.chain()
     return {
         "name": chain.name,
@@ -189,6 +192,7 @@ def chain_document(latency: ModelLatency, node: str, codecs: Sequence[CodecCost]
         "block_seconds": {node: list(latency.block_seconds)},
         "block_seconds_source": {node: latency.source},
         "codecs": [asdict(codec) for codec in codecs],
+        "frame_bytes": frame_bytes,
     }
 
 

@@ -57,6 +57,7 @@ class ChainFile(_Strict):
     block_seconds: dict[str, tuple[Number, ...]] = Field(default_factory=dict)
     block_seconds_source: dict[str, SecondsSource] = Field(default_factory=dict)
     codecs: tuple[CodecEntry, ...] = ()
+    frame_bytes: Count | None = None
 
 
 class NodeEntry(_Strict):

@@ -56,15 +56,15 @@ class Costs:
 
     def transfer_s(self, cut: int, sender: int, receiver: int) -> float:
         """Between the arrivals of two frames that are sent one behind the other."""
-        return self._send(cut, self.link[sender][receiver])
+        return self._send(self.chain.cut_bytes[cut], self.link[sender][receiver])
 
     def source_s(self, node: int) -> float:
         rates = self.cluster.source_bytes_per_s
-        return 0.0 if rates is None else self._send(0, rates[node])
+        return 0.0 if rates is None else self._send(self.chain.published_bytes, rates[node])
 
     def sink_s(self, node: int) -> float:
         rates = self.cluster.sink_bytes_per_s
-        return 0.0 if rates is None else self._send(self.blocks, rates[node])
+        return 0.0 if rates is None else self._send(self.chain.cut_bytes[-1], rates[node])
 
     def bottleneck_s(self, parts: Sequence[Part]) -> float:
         """The slowest step.
@@ -95,14 +95,14 @@ class Costs:
             return min(cluster.up_bytes_per_s[sender], cluster.down_bytes_per_s[receiver])
         return inf if cluster.bandwidth_bytes_per_s is None else cluster.bandwidth_bytes_per_s[sender][receiver]
 
-    def _send(self, cut: int, rate: float) -> float:
+    def _send(self, size_bytes: int, rate: float) -> float:
         if rate == 0:
             return inf
-        size, limit = self.chain.cut_bytes[cut], self.cluster.max_payload_bytes
-        messages = 1 if limit is None else max(1, ceil(size / limit))
+        limit = self.cluster.max_payload_bytes
+        messages = 1 if limit is None else max(1, ceil(size_bytes / limit))
         if messages > 1 and not self.cluster.chunked:
             return inf
-        return size / rate + messages * self.cluster.message_overhead_s
+        return size_bytes / rate + messages * self.cluster.message_overhead_s
 
 
 def _running_sum(values: Sequence[float]) -> list[float]:

@@ -151,7 +151,7 @@ def edge_s(cluster: Cluster, row: Sequence[float] | None, node: int, size_bytes:
 
 def steps(chain: Chain, cluster: Cluster, nodes: Sequence[int], cuts: Sequence[int]) -> list[Taken]:
     """Source, stage, transfer, stage, ..., sink, where stage k is blocks [cuts[k], cuts[k + 1])."""
-    taken = [Taken.once(edge_s(cluster, cluster.source_bytes_per_s, nodes[0], chain.cut_bytes[0]))]
+    taken = [Taken.once(edge_s(cluster, cluster.source_bytes_per_s, nodes[0], chain.published_bytes))]
     for index, node in enumerate(nodes):
         taken.append(Taken.once(compute_s(chain, cluster, node, cuts[index], cuts[index + 1])))
         if index + 1 < len(nodes):
@@ -198,7 +198,7 @@ class SubsetProgramme:
             between = transfer(chain, cluster, cut, sender, receiver)
             self.transfer[sender, receiver, cut], self.link[sender, receiver, cut] = between
         nodes = range(count)
-        self.source = np.array([edge_s(cluster, cluster.source_bytes_per_s, v, chain.cut_bytes[0]) for v in nodes])
+        self.source = np.array([edge_s(cluster, cluster.source_bytes_per_s, v, chain.published_bytes) for v in nodes])
         self.sink = np.array([edge_s(cluster, cluster.sink_bytes_per_s, v, chain.cut_bytes[-1]) for v in nodes])
 
     def best(self) -> Value | None:
@@ -308,7 +308,11 @@ def random_case(seed: int, max_blocks: int = 6, max_nodes: int = 4) -> tuple[Cha
     blocks, count = rng.randint(1, max_blocks), rng.randint(1, max_nodes)
     measured_on = [f"n{index}" for index in range(count) if rng.random() < 0.2]
     chain, cluster = random_chain(rng, blocks, measured_on), random_cluster(rng, count)
-    chain = replace(chain, codecs=random_codecs(random.Random(seed), blocks, measured_on))
+    chain = replace(
+        chain,
+        codecs=random_codecs(random.Random(seed), blocks, measured_on),
+        frame_bytes=random.Random(seed).choice([None, 1, 40]),
+    )
     return chain, cluster, None if rng.random() < 0.6 else rng.randint(1, min(blocks, count))
 
 

@@ -41,6 +41,12 @@ def test_a_chain_without_a_block_is_refused() -> None:
         chain_with(cut_bytes=(1,), block_memory_bytes=(), block_peak_bytes=(), block_flops=())
 
 
+def test_a_published_frame_is_as_large_as_the_first_cut_where_nothing_else_is_said() -> None:
+    assert (chain_with().published_bytes, chain_with(frame_bytes=3).published_bytes) == (8, 3)
+    with pytest.raises(ChainError, match=r"frame_bytes\[0\] is -1"):
+        chain_with(frame_bytes=-1)
+
+
 @pytest.mark.parametrize("name", ["cut_bytes", "block_peak_bytes", "block_flops"])
 @pytest.mark.parametrize("change", [-1, 1])
 def test_a_list_of_the_wrong_length_is_named_with_both_lengths(name: str, change: int) -> None:

@@ -31,7 +31,7 @@ def test_every_time_is_the_one_that_the_definitions_give(seed: int) -> None:
         for node, (first, end) in itertools.product(group, itertools.combinations(blocks, 2)):
             assert problem.stage_s[index, first, end] == compute_s(chain, cluster, node, first, end)
         for node in group:
-            assert problem.source_s[index] == edge_s(cluster, cluster.source_bytes_per_s, node, chain.cut_bytes[0])
+            assert problem.source_s[index] == edge_s(cluster, cluster.source_bytes_per_s, node, chain.published_bytes)
             assert problem.sink_s[index] == edge_s(cluster, cluster.sink_bytes_per_s, node, chain.cut_bytes[-1])
     for (one, senders), (other, receivers) in itertools.product(enumerate(problem.members), repeat=2):
         for sender, receiver, cut in itertools.product(senders, receivers, range(1, chain.blocks)):

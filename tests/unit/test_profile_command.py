@@ -118,9 +118,10 @@ def test_a_chain_of_a_bundle_keeps_the_codecs_that_were_measured_for_it(
     draft = describe(graph, name="small").model_copy(update={"codecs": (codec,)})
     bundle = write_bundle(tmp_path / "bundle", draft, model_path=network)
     invoke("model", tmp_path / "bundle", "--profile", known, "--chain", tmp_path / "chain.json")
-    codecs = load_chain(tmp_path / "chain.json").codecs
-    assert [one.name for one in codecs] == ["zstd"]
-    assert codecs == chain_of(graph, bundle.manifest).codecs
+    told, known_to_the_bundle = load_chain(tmp_path / "chain.json"), chain_of(graph, bundle.manifest)
+    assert [one.name for one in told.codecs] == ["zstd"]
+    assert told.codecs == known_to_the_bundle.codecs
+    assert told.frame_bytes == known_to_the_bundle.frame_bytes
 
 
 def test_a_bare_model_has_nowhere_to_store_a_profile(network: Path, known: Path) -> None:

@@ -165,6 +165,12 @@ def test_one_node_computes_everything_one_block_after_the_other() -> None:
     assert (plan.bottleneck_s, plan.latency_s, plan.gap) == (8.0, 14.0, 0.0)
 
 
+def test_a_frame_that_is_published_is_as_large_as_is_said() -> None:
+    cluster = make_cluster([None], [2.0], source_bytes_per_s=(4.0,))
+    plan = solve(make_chain((8, 4), flops=(2,), frame_bytes=2), cluster)
+    assert [step.seconds for step in plan.steps] == [0.5, 1.0, 0.0]
+
+
 def test_one_block_goes_to_the_node_where_its_slowest_step_is_quickest() -> None:
     cluster = make_cluster([9, 9, 1], [1.0, 2.0, 100.0], source_bytes_per_s=(8.0, 1.0, 8.0))
     plan = solve(make_chain((8, 8), memory=(5,), flops=(6,)), cluster)

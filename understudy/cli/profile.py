@@ -113,7 +113,7 @@ def model(
     import json
 
     from stages.bundle import Bundle, bundle_from_model, store_profile
-    from stages.chain import codecs_of
+    from stages.chain import codecs_of, frame_bytes_of
     from stages.graph import ModelGraph
     from understudy.files import write_text
     from understudy.latency import chain_document, document, node_profile, predict_model
@@ -125,8 +125,9 @@ def model(
         graph = ModelGraph.load(bundle.model_path, shapes=bundle.manifest.shapes)
         found = predict_model(bundle, graph, known, cuts=_cuts(cuts), runs=runs if measure else 0)
         if chain is not None:
-            codecs = codecs_of(bundle.manifest, len(graph.blocks))
-            write_text(chain, json.dumps(chain_document(found, node, codecs), indent=1) + "\n")
+            codecs, frame_bytes = codecs_of(bundle.manifest, len(graph.blocks)), frame_bytes_of(bundle.manifest)
+            made = chain_document(found, node, codecs=codecs, frame_bytes=frame_bytes)
+            write_text(chain, json.dumps(made, indent=1) + "\n")
         if store:
             store_profile(bundle, node, node_profile(found))
     if json_:
