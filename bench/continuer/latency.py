@@ -19,7 +19,7 @@ class Outcome:
     Attributes:
         predicted_s: from the profile; the network is none of what the profile was made from.
         low_s, high_s: its interval.
-        calibrated_s: corrected by the first runs of what is loaded: the stages, and the parts that stand by.
+        calibrated_s: corrected by a few runs of what is loaded: the stages, and the parts that stand by.
         measured_s: of the other runs.
         repeat: relative difference of the same measurement from every other run, and from the rest.
     """
@@ -58,14 +58,16 @@ def outcomes(
     predicted = {name: model.session(session.model) for name, session in subject.sessions.items()}
     weights = model.blocks(subject.graph)
     measured = measure_sessions(subject.sessions, runs=CALIBRATION_RUNS + runs, on_progress=on_progress)
-    first = {name: values[:CALIBRATION_RUNS] for name, values in measured.items()}
-    truth = {name: values[CALIBRATION_RUNS:] for name, values in measured.items()}
+    # Among the others: where the machine becomes slower meanwhile, it does so for both.
+    chosen = {number * (CALIBRATION_RUNS + runs) // CALIBRATION_RUNS for number in range(CALIBRATION_RUNS)}
+    few = {name: [s for at, s in enumerate(values) if at in chosen] for name, values in measured.items()}
+    truth = {name: [s for at, s in enumerate(values) if at not in chosen] for name, values in measured.items()}
     found = []
     for nodes, stages in subject.deployed.items():
-        calibration = Calibration.of(weights, [_runs(span, predicted, first) for span in stages])
+        calibration = Calibration.of(weights, [_runs(span, predicted, few) for span in stages])
         loaded = {f"stage:{start}-{end}" for start, end in stages}
         factors = {
-            name: typical(first[name]) / predicted[name].seconds
+            name: typical(few[name]) / predicted[name].seconds
             if name in loaded or not name.startswith("stage:")
             else calibration.factor(*span_of(name))
             for name in subject.sessions
