@@ -56,6 +56,10 @@ class LinkRefusedError(LinkError):
     """The broker is there and refused the credentials or the client."""
 
 
+class LinkCutOffError(LinkError):
+    """The broker ended the connection before it answered."""
+
+
 class LinkTlsError(LinkError):
     """There is a server, and no TLS connection to it; trying again changes nothing. The message says what to do."""
 
@@ -113,6 +117,7 @@ class Link:
         Raises:
             LinkRefusedError: the broker refused the credentials.
             LinkTlsError: one of the two does not take the other's certificate.
+            LinkCutOffError: it ends the connection without an answer.
             LinkError: nobody answers there.
         """
 
@@ -221,6 +226,7 @@ class Link:
 
     async def _connect(self, server: str) -> None:
         self._paho.connect_timeout = CONNECT_TIMEOUT_S
+        self._paho.on_disconnect = self._note_cut_off
         # In a task of its own: aiomqtt connects in a thread, and what that leaves behind must be ended in any case.
         connecting = asyncio.ensure_future(self._client.__aenter__())
         try:
@@ -231,17 +237,30 @@ class Link:
         except MqttConnectError as error:
             self.abort()
             raise LinkRefusedError(str(error.rc)) from error
+        except LinkCutOffError:
+            self.abort()
+            raise
         except (OSError, ValueError, aiomqtt.MqttError) as error:
             self.abort()
             # aiomqtt drops the error that it says no more about.
             if (tls := handshake_failure(error.__context__ or error)) is not None:
                 raise LinkTlsError(tls) from error
             raise LinkError(_reason(error)) from error
+        self._paho.on_disconnect = self._client._on_disconnect
         self._paho.on_publish = self._confirmed
         self._paho.on_socket_register_write = self._register_write
         self._paho.on_socket_unregister_write = self._unregister_write
         self._take_over_reading()
         self._watch = asyncio.create_task(self._until_lost(), name=f"mqtt connection to {server}")
+
+    def _note_cut_off(self, *_: Any) -> None:
+        """aiomqtt would go on waiting for an answer. Called in any thread."""
+
+        def end() -> None:
+            if not self._client._connected.done():
+                self._client._connected.set_exception(LinkCutOffError("it ended the connection before it answered"))
+
+        self._loop.call_soon_threadsafe(end)
 
     def _drop(self, connecting: asyncio.Future[Any]) -> None:
         """Whoever wanted this connection is gone."""

@@ -15,9 +15,10 @@ import structlog
 
 from broker.dispatch import tell
 from broker.errors import BrokerClosedError, BrokerError, BrokerUnreachableError
-from broker.mqtt_link import Link, LinkError, LinkRefusedError, LinkSettings, LinkTlsError, OnMessage
+from broker.mqtt_link import Link, LinkCutOffError, LinkError, LinkRefusedError, LinkSettings, LinkTlsError, OnMessage
 from broker.mqtt_outbox import Outbox, Outgoing
 from broker.port import ConnectionListener
+from broker.tls import MOST_CUT_OFF, cut_off
 from broker.url import BrokerUrl
 
 BACKPRESSURE_BYTES = 4 * 1024 * 1024
@@ -65,7 +66,7 @@ class MqttSession:
 
     async def connect(self, timeout_s: float) -> None:
         """Raises BrokerUnreachableError where no server answers in time, or one refuses this client."""
-        why = "timed out"
+        why, in_a_row = "timed out", 0
         try:
             async with asyncio.timeout(timeout_s):
                 for pause_s in _pauses():
@@ -80,6 +81,9 @@ class MqttSession:
                         raise BrokerUnreachableError(f"no connection to {self._url}: {error}") from error
                     except LinkError as error:
                         why = str(error)
+                        in_a_row = in_a_row + 1 if isinstance(error, LinkCutOffError) else 0
+                    if in_a_row >= MOST_CUT_OFF and self._settings.tls is not None:
+                        raise BrokerUnreachableError(f"no connection to {self._url}: {cut_off(self._url.options)}")
                     await asyncio.sleep(pause_s)
         except TimeoutError as error:
             raise BrokerUnreachableError(

@@ -35,14 +35,12 @@ from broker.nats_errors import (
 )
 from broker.nats_subscription import NatsSubscription, message_of
 from broker.port import Buffer, ConnectionListener, Handler, Message
-from broker.tls import cut_off, handshake_failure
+from broker.tls import MOST_CUT_OFF, cut_off, handshake_failure
 from broker.url import BrokerUrl
 
 CLOSE_TIMEOUT_S = 2.0
 RECONNECT_WAIT_S = 0.01
 RECONNECT_WAIT_MAX_S = 0.25
-MOST_CUT_OFF = 5
-"""So many connections in a row that a server ends right after the TLS handshake are no accident."""
 # A tensor of 8 MB on its way over a slow link must not look like a dead one: a PING waits behind it.
 PING_INTERVAL_S = 1.0
 MAX_OUTSTANDING_PINGS = 4

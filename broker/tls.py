@@ -29,6 +29,10 @@ def client_context(options: UrlOptions) -> ssl.SSLContext:
     return context
 
 
+MOST_CUT_OFF = 5
+"""So many connections in a row that a server ends right after the TLS handshake are no accident."""
+
+
 def cut_off(options: UrlOptions) -> str:
     """Why a server most likely ends each connection right after the handshake: in TLS 1.3 only then it looks at our
     certificate, and what it says of it may be lost, since we have begun to write."""

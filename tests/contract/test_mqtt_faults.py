@@ -21,6 +21,7 @@ from broker.mqtt_session import OUTBOUND_BUFFER_BYTES
 from broker.port import Message
 from broker.presence import CONTROL_SUFFIX, NodeProcess, NoPresence, connection_name, watch_presence
 from stages.blobs import CHUNK_BYTES, BlobExchange, BlobStore
+from tests.contract.authority import Authority
 from tests.contract.conftest import Inbox, eventually
 from tests.contract.mqtt_servers import MqttServer, mosquitto, nats_listener
 from tests.contract.talker import check_cut_off, end, start_talker
@@ -153,6 +154,36 @@ async def test_over_tls_the_certificate_is_checked_and_large_messages_pass(
         await here.flush()
         await here.close()
         await there.close()
+
+
+async def test_a_broker_that_wants_a_certificate_or_does_not_take_ours_is_said_to(
+    tmp_path: Path,
+) -> None:
+    """In TLS 1.3 it looks at it after the handshake, and ends the connection."""
+    authority, other = Authority(tmp_path / "authority"), Authority(tmp_path / "other")
+    settings = (
+        f"certfile {authority.folder}/server.pem\nkeyfile {authority.folder}/server.key\n"
+        f"cafile {authority.ca}\nrequire_certificate true\n"
+    )
+    async with mosquitto(settings) as server:
+        url = server.url.replace("mqtt://", "mqtts://")
+        known = await connect(url + authority.known)
+        await known.flush()
+        await known.close()
+        with pytest.raises(BrokerUnreachableError, match="wants a certificate of ours: add"):
+            await connect(url + authority.trusting)
+        with pytest.raises(BrokerUnreachableError, match="does not accept our certificate"):
+            await connect(f"{url}{authority.trusting}&{other.known.partition('&')[2]}")
+
+
+async def test_what_ends_the_connection_without_an_answer_is_no_broker() -> None:
+    async def end(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(end, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(BrokerUnreachableError, match="it ended the connection before it answered"):
+            await connect(f"mqtt://127.0.0.1:{port}", connect_timeout_s=0.5)
 
 
 async def test_headers_count_towards_the_limit(broker: MqttServer) -> None:
