@@ -150,4 +150,6 @@ def _steps(
 
 
 def _sent_bytes(chain: Chain, cut: int, codec: CodecCost | None) -> int:
+    if cut == 0:
+        return chain.published_bytes
     return round(chain.cut_bytes[cut] * (1.0 if codec is None else codec.ratio[cut]))

@@ -29,6 +29,7 @@ def chain_of(graph: ModelGraph, manifest: Manifest) -> Chain:
     try:
         return replace(
             graph.chain(),
+            name=manifest.name,
             block_seconds={node: entry.block_seconds for node, entry in profile.items()},
             block_seconds_source={node: entry.source for node, entry in profile.items()},
             codecs=codecs_of(manifest, len(graph.blocks)),

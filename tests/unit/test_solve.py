@@ -168,7 +168,7 @@ def test_one_node_computes_everything_one_block_after_the_other() -> None:
 def test_a_frame_that_is_published_is_as_large_as_is_said() -> None:
     cluster = make_cluster([None], [2.0], source_bytes_per_s=(4.0,))
     plan = solve(make_chain((8, 4), flops=(2,), frame_bytes=2), cluster)
-    assert [step.seconds for step in plan.steps] == [0.5, 1.0, 0.0]
+    assert [(step.size_bytes, step.seconds) for step in plan.steps] == [(2, 0.5), (0, 1.0), (4, 0.0)]
 
 
 def test_one_block_goes_to_the_node_where_its_slowest_step_is_quickest() -> None:
