@@ -160,7 +160,7 @@ class LinkChanged:
 
     async def inject(self, cluster: ChaosCluster) -> str:
         cluster.links[self.node].add(self.shape)
-        return f"{self.node} {self.shape}"
+        return f"{self.node}, {self.shape}"
 
     async def repair(self, cluster: ChaosCluster) -> None:
         cluster.links[self.node].remove(self.shape)

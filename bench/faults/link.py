@@ -31,6 +31,14 @@ class Shape:
     delay_s: float = 0.0
     bytes_per_s: float = 0.0
 
+    def __str__(self) -> str:
+        if not (self.up or self.down):
+            return "nothing passes"
+        said = ["" if self.up else "nothing goes up", "" if self.down else "nothing comes down"]
+        said += [f"{self.delay_s * 1e3:.0f} ms late"] if self.delay_s else []
+        said += [f"{self.bytes_per_s / 1e3:.0f} kB/s"] if self.bytes_per_s else []
+        return ", ".join(filter(None, said)) or "good"
+
 
 GOOD = Shape()
 

@@ -292,6 +292,20 @@ async def test_a_good_link_passes_everything_on_and_the_end_too() -> None:
         assert await reader.read() == b""
 
 
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        (Shape(up=False, down=False), "nothing passes"),
+        (Shape(up=False), "nothing goes up"),
+        (Shape(down=False, delay_s=0.02), "nothing comes down, 20 ms late"),
+        (Shape(bytes_per_s=2e5), "200 kB/s"),
+        (Shape(), "good"),
+    ],
+)
+def test_what_a_link_does_is_told_in_words(shape: Shape, said: str) -> None:
+    assert str(shape) == said
+
+
 @pytest.mark.parametrize("shape", [Shape(up=False, down=False), Shape(up=False), Shape(down=False)])
 async def test_a_cut_link_passes_nothing_and_ends_nothing_and_restored_it_passes_what_was_sent(shape: Shape) -> None:
     async with linked() as (link, reader, writer):
