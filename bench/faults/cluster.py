@@ -330,7 +330,7 @@ class ChaosCluster:
         while True:
             await asyncio.sleep(SUPERVISE_S)
             for name, member in self.members.items():
-                if not member.lives and not member.down:
+                if not (member.lives or member.down or member.changing.locked()):
                     assert member.process is not None
                     self.ended.append(f"{name} ended with code {member.process.returncode}: {_last_line(member.log)}")
                     await self.start_again(name)

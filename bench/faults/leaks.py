@@ -42,10 +42,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
-    """Of one process, once it is warm: slopes of least-squares lines.
+    """Of one process, once it is warm: slopes of least-squares lines, through all that was seen or through its later
+    half, whichever rises less. A leak goes on; what a controller needs more when it begins to serve comes once.
 
     Attributes:
         seconds: that it was watched, warm.
+        told_s: for how long it told of its tasks meanwhile: one that stands by does not.
         first_bytes, last_bytes: memory when it was warm, and in the end: medians of a tenth of the samples.
     """
 
@@ -58,12 +60,13 @@ class Growth:
     files_per_min: float
     threads_per_min: float
     tasks_per_min: float
+    told_s: float = 0.0
 
     def flat(self, most_mb: float = MOST_MB) -> bool:
         """Whether nothing grew by more than the bounds."""
         minutes = self.seconds / 60
         more_files = max(self.files_per_min, self.threads_per_min) * minutes
-        more_tasks = self.tasks_per_min * minutes
+        more_tasks = self.tasks_per_min * self.told_s / 60
         return self.mb_per_min * minutes <= most_mb and more_files <= MOST_FILES and more_tasks <= MOST_TASKS
 
 
@@ -129,6 +132,8 @@ def growth(samples: Iterable[Sample], *, warm_s: float = WARM_S, least_s: float 
             continue
         minutes = [sample.at_s / 60 for sample in own]
         tenth = max(1, len(own) // 10)
+        told = [sample for sample in own if sample.tasks is not None]
+        told = told if len(told) >= LEAST_TOLD else []
         found.append(
             Growth(
                 name=name,
@@ -139,20 +144,13 @@ def growth(samples: Iterable[Sample], *, warm_s: float = WARM_S, least_s: float 
                 mb_per_min=_slope(minutes, [sample.rss_bytes / 1e6 for sample in own]),
                 files_per_min=_slope(minutes, [sample.files for sample in own]),
                 threads_per_min=_slope(minutes, [sample.threads for sample in own]),
-                tasks_per_min=_tasks_slope(own),
+                tasks_per_min=_slope([s.at_s / 60 for s in told], [s.tasks or 0 for s in told]) if told else 0.0,
+                told_s=told[-1].at_s - told[0].at_s if told else 0.0,
             )
         )
     return found
 
 
-def _tasks_slope(samples: Iterable[Sample]) -> float:
-    """0 for a process that has told too seldom: one that stands by is asked nothing."""
-    told = [(sample.at_s / 60, float(sample.tasks)) for sample in samples if sample.tasks is not None]
-    if len(told) < LEAST_TOLD:
-        return 0.0
-    minutes, counts = zip(*told, strict=True)
-    return _slope(minutes, counts)
-
-
 def _slope(x: Sequence[float], y: Sequence[float]) -> float:
-    return statistics.linear_regression(x, y).slope
+    half = len(x) // 2
+    return min(statistics.linear_regression(x[start:], y[start:]).slope for start in (0, half if half > 1 else 0))

@@ -7,6 +7,7 @@ import contextlib
 import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -240,6 +241,19 @@ def test_a_process_that_grows_once_it_is_warm_is_found(mb: float, files: float, 
     (found,) = growth(samples(mb, files, tasks))
     assert found.mb_per_min == pytest.approx(mb, abs=0.05)
     assert found.flat() is flat
+
+
+def test_what_came_once_is_no_leak() -> None:
+    """A controller that stood by begins to serve: 40 MB and 40 tasks more, and then no more."""
+    more = {"rss_bytes": 40_000_000, "tasks": 40}
+    told = [
+        replace(one, **{name: (getattr(one, name) or 0) + extra for name, extra in more.items()})
+        for one in samples(0.0)
+        if one.at_s > 60
+    ]
+    (found,) = growth([*(one for one in samples(0.0) if one.at_s <= 60), *told])
+    assert found.last_bytes - found.first_bytes == pytest.approx(40e6)
+    assert found.flat()
 
 
 def test_a_process_that_did_not_live_for_long_is_not_judged() -> None:
