@@ -226,7 +226,7 @@ class Link:
 
     async def _connect(self, server: str) -> None:
         self._paho.connect_timeout = CONNECT_TIMEOUT_S
-        self._paho.on_disconnect = self._note_cut_off
+        self._paho.on_disconnect = self._on_disconnect
         # In a task of its own: aiomqtt connects in a thread, and what that leaves behind must be ended in any case.
         connecting = asyncio.ensure_future(self._client.__aenter__())
         try:
@@ -246,21 +246,21 @@ class Link:
             if (tls := handshake_failure(error.__context__ or error)) is not None:
                 raise LinkTlsError(tls) from error
             raise LinkError(_reason(error)) from error
-        self._paho.on_disconnect = self._client._on_disconnect
         self._paho.on_publish = self._confirmed
         self._paho.on_socket_register_write = self._register_write
         self._paho.on_socket_unregister_write = self._unregister_write
         self._take_over_reading()
         self._watch = asyncio.create_task(self._until_lost(), name=f"mqtt connection to {server}")
 
-    def _note_cut_off(self, *_: Any) -> None:
-        """aiomqtt would go on waiting for an answer. Called in any thread."""
+    def _on_disconnect(self, *told: Any) -> None:
+        """aiomqtt would go on waiting for a broker that has not answered yet. Called in any thread."""
 
         def end() -> None:
             if not self._client._connected.done():
                 self._client._connected.set_exception(LinkCutOffError("it ended the connection before it answered"))
 
         self._loop.call_soon_threadsafe(end)
+        self._client._on_disconnect(*told)
 
     def _drop(self, connecting: asyncio.Future[Any]) -> None:
         """Whoever wanted this connection is gone."""

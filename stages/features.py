@@ -260,6 +260,8 @@ def _variant(layer: Layer, first: Operand, out: Operand) -> int:
 
 
 def _alignment(layer: Layer, first: Operand) -> int:
+    if not first.shape:
+        return 0
     if layer.op_type == "Transpose":
         axis = _order(layer, first)[-1]
     elif layer.op_type in ("ReorderInput", "ReorderOutput"):

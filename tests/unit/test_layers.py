@@ -90,8 +90,9 @@ def test_kernels_for_the_blocked_layout_do_not_work_on_the_border_s_padding() ->
         ((1, 64, 128, 128), (0, 2, 3, 1), 4096),
         ((1, 8, 12, 24), (0, 1, 3, 2), 32),
         ((1, 2, 32, 16, 16), (0, 2, 1, 3, 4), 0),
+        ((), (), 0),
     ],
-    ids=["a page apart", "odd", "more than a page", "rows", "rows stay as they are"],
+    ids=["a page apart", "odd", "more than a page", "rows", "rows stay as they are", "one number"],
 )
 def test_a_transposition_s_alignment_is_of_what_comes_side_by_side(
     shape: tuple[int, ...], order: tuple[int, ...], wanted: int
