@@ -69,12 +69,16 @@ def _panel(panel: Any, run: Rehearsed) -> None:
 
 
 def _latency(axis: Any, run: Rehearsed, middles: Sequence[float]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     largest = [math.nan if slot.largest_ms is None else slot.largest_ms for slot in run.slots]
     median = [math.nan if slot.median_ms is None else slot.median_ms for slot in run.slots]
     axis.plot(middles, largest, color="#9aa5b1", linewidth=1.0)
     axis.plot(middles, median, color=_LINE, linewidth=1.2)
     axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=7))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_ylabel("latency, ms")
 
 
