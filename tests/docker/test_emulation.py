@@ -100,7 +100,7 @@ def test_five_nodes_answer_every_frame_rightly_while_one_crashes_one_hangs_and_o
         shown = docker("inspect", *names)
         code, out = running.end()
     document = json.loads(out)
-    assert document["kept"], (document, running.said.decode())
+    assert document["kept"], f"{json.dumps(document, indent=1)}\n{running.said.decode()}"
     assert (code, document["lost"], document["answered_twice"], document["wrong"]) == (0, 0, 0, 0)
     assert document["answered"] == document["published"] > 100
     done = [fault["action"] for fault in document["faults"]]
