@@ -27,7 +27,7 @@ from aiomqtt.exceptions import MqttConnectError
 
 from broker.errors import PermissionDeniedError
 from broker.mqtt_topics import subject_of
-from broker.tasks import drop
+from broker.tasks import drop, look
 from broker.tls import client_context, handshake_failure
 from broker.url import BrokerUrl, Credentials
 
@@ -264,8 +264,7 @@ class Link:
 
     def _drop(self, connecting: asyncio.Future[Any]) -> None:
         """Whoever wanted this connection is gone."""
-        if not connecting.cancelled():
-            connecting.exception()
+        look(connecting)
         # Where the loop ends, aiomqtt was cancelled too: it would raise that out of the callback that hears of the end.
         self._paho.on_disconnect = None
         self.abort()

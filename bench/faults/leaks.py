@@ -60,7 +60,7 @@ class Growth:
     files_per_min: float
     threads_per_min: float
     tasks_per_min: float
-    told_s: float = 0.0
+    told_s: float
 
     def flat(self, most_mb: float = MOST_MB) -> bool:
         """Whether nothing grew by more than the bounds."""

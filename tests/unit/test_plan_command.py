@@ -261,7 +261,8 @@ def test_a_bundle_and_its_model_give_the_same_stages_and_pictures_take_less_time
     example = str(REPOSITORY / "examples" / "cluster.yaml")
     bundle = digits_bundle()
     pictures, tensors = (desk.document(str(path), "--cluster", example) for path in (bundle.folder, bundle.model_path))
-    assert pictures["stages"] == tensors["stages"]
+    for same in ("stages", "objective", "gap", "proven"):
+        assert pictures[same] == tensors[same]
     assert pictures["stages"][0]["first_block"] == 0
     assert pictures["proven"]
     assert pictures["stages"][0]["node"] != "hall"  # 12.5 MB/s from the source to the others
