@@ -29,6 +29,7 @@ from broker.port import Broker, Handler, Message, Subscription
 from stages.deployment import Deployment
 from stages.feed import Feed
 from stages.fence import Confirm, Fence
+from stages.handover import OtherHead, read_question
 from stages.head import Head
 from stages.head_counters import HeadCounters
 from stages.identity import DIGEST_BYTES, digest, entry, identify
@@ -39,12 +40,8 @@ from stages.way import Send, Way
 
 log = structlog.get_logger("understudy.head")
 
-HANDOVER_TIMEOUT_S = 1.0
+FLUSH_TIMEOUT_S = 1.0
 QUEUE_TURNS = 3
-
-_HAND_OVER, _WHAT, _ANSWERED = b"hand over", b"what", b"answered "
-"""Questions to a head: which frames it will finish, when it shall take no more (with the epoch of the route of the head
-that asks behind it, in decimal digits); which it holds; which of these it has answered lately (digests of ids)."""
 
 MOST_MARKS = 4096
 
@@ -182,7 +179,7 @@ class Leadership:
         self._other = deployment.route.head
         if self._other != self._node and self._keeping_up is None:
             # Not awaited: a head that has just died lets its questioner wait, and the next route may come meanwhile.
-            self._keeping_up = asyncio.create_task(self._keep_up(pipeline, knows=knows), name="standby-head")
+            self._keeping_up = asyncio.create_task(self._keep_up(knows=knows), name="standby-head")
 
     async def _begin_standby(self, pipeline: str, flow: FlowSettings) -> None:
         """Results first: a frame that is heard of is then never kept for longer than until its result."""
@@ -199,25 +196,27 @@ class Leadership:
             self._keeping_up.cancel()
             self._keeping_up = None
 
-    async def _keep_up(self, pipeline: str, *, knows: bool) -> None:
+    async def _keep_up(self, *, knows: bool) -> None:
         """Ask the head what it holds, where this node does not know it, and which of the frames that wait here for long
         it has answered. Until cancelled."""
         standby = self._standby
         assert standby is not None  # noqa: S101 - it has just begun
         while True:
-            if not knows and (entries := await self._ask(pipeline, self._other, _WHAT)) is not None:
+            other = self._head_on(self._other)
+            if not knows and (entries := await other.held()) is not None:
                 standby.catch_up(entries)
                 knows = True
-            await self._learn_answered(pipeline, self._other, standby, before_s=time.monotonic() - LONG_S)
+            await self._learn_answered(other, standby, before_s=time.monotonic() - LONG_S)
             await asyncio.sleep(LONG_S)
 
-    async def _learn_answered(
-        self, pipeline: str, head: str, standby: StandbyHead, *, before_s: float = math.inf
-    ) -> None:
+    def _head_on(self, node: str) -> OtherHead:
+        return OtherHead(self._broker, self._pipeline, node)
+
+    async def _learn_answered(self, other: OtherHead, standby: StandbyHead, *, before_s: float = math.inf) -> None:
         """Let frames go whose results did not come here. Only those with a name: of others nobody can say which."""
         marks = standby.named(before_s=before_s)[:MOST_MARKS]
-        if marks and (answer := await self._request(pipeline, head, _ANSWERED + b"".join(marks))) is not None:
-            over = standby.answered(_split(answer, DIGEST_BYTES))
+        if marks and (answered := await other.answered(marks)) is not None:
+            over = standby.answered(answered)
             if over:
                 log.info("results-missed", frames=over)
 
@@ -227,13 +226,13 @@ class Leadership:
         await self._stand_by(deployment)
         standby = self._standby
         assert standby is not None  # noqa: S101 - _stand_by made it
-        question = b"%s %d" % (_HAND_OVER, deployment.epoch)
-        answer = await self._ask(pipeline, previous_head, question) if previous_head else None
+        before = self._head_on(previous_head)
+        answer = await before.hand_over(deployment.epoch) if previous_head else None
         finished_there = answer or []
         await self._hear_all()
         self._late = standby.leave_to_the_other(finished_there)
         if answer is not None:
-            await self._learn_answered(pipeline, previous_head, standby)
+            await self._learn_answered(before, standby)
         elif previous_head:
             log.info("head-does-not-answer", node=previous_head)
         self._shared = {entry[DIGEST_BYTES:] for entry in finished_there}
@@ -282,55 +281,43 @@ class Leadership:
         """Have the standby head hear all that the broker sent to us before: results that the head put out, and frames
         that it has taken."""
         try:
-            await self._broker.flush(timeout_s=HANDOVER_TIMEOUT_S)
+            await self._broker.flush(timeout_s=FLUSH_TIMEOUT_S)
         except BrokerError as error:
             log.warning("flush-failed", reason=str(error))
         # They are in their subscriptions' queues now; let those be emptied.
         for _ in range(QUEUE_TURNS):
             await asyncio.sleep(0)
 
-    async def _ask(self, pipeline: str, head: str, question: bytes) -> list[bytes] | None:
-        """Which frames the head on another node holds; None: it does not say. Asked to hand over, it takes no more from
-        then on, and finishes these."""
-        answer = await self._request(pipeline, head, question)
-        return None if answer is None else _split(answer, 2 * DIGEST_BYTES)
-
-    async def _request(self, pipeline: str, head: str, question: bytes) -> bytes | None:
-        try:
-            subject = subjects.handover(pipeline, head)
-            return bytes((await self._broker.request(subject, question, timeout_s=HANDOVER_TIMEOUT_S)).data)
-        except BrokerError as error:
-            log.debug("head-does-not-answer", node=head, reason=str(error))
-            return None
-
     async def _on_handover(self, message: Message) -> None:
         """Another node begins to stand by, or leads from now on."""
         if not message.reply or self.head is None:
             return
-        if message.data == _WHAT:
-            await self._publish(message.reply, b"".join(entry(frame_id) for frame_id in self.head.held_ids()))
+        try:
+            question = read_question(message.data)
+        except WireError as error:
+            self.counters.malformed.note_message("handover", message, error.reason)
             return
-        if message.data[: len(_ANSWERED)] == _ANSWERED:
-            known = {digest(frame_id) for frame_id in self.head.answered_ids()}
-            asked = _split(bytes(message.data[len(_ANSWERED) :]), DIGEST_BYTES)
-            await self._publish(message.reply, b"".join(mark for mark in asked if mark in known))
-            return
-        if not self.leads:
-            return
-        words, _, epoch = bytes(message.data).rpartition(b" ")
-        if words != _HAND_OVER or not epoch.isdigit() or int(epoch[:20]) <= self._epoch:
-            # Of nobody who knows the protocol, or late: whoever asked was over before this node became the head again.
-            self.counters.malformed.note_message("handover", message, f"{bytes(message.data[:40])!r}")
-            return
+        match question.kind:
+            case "what":
+                await self._publish(message.reply, _entries(self.head))
+            case "answered":
+                known = {digest(frame_id) for frame_id in self.head.answered_ids()}
+                await self._publish(message.reply, b"".join(mark for mark in question.marks if mark in known))
+            case "hand over" if self.leads and question.epoch > self._epoch:
+                await self._hand_over(self.head, message.reply)
+            case "hand over" if self.leads:
+                # Late: whoever asked was over before this node became the head again.
+                self.counters.malformed.note_message("handover", message, f"epoch {question.epoch} is over")
+
+    async def _hand_over(self, head: Head, reply: str) -> None:
         if self._standby is None and self._flow is not None:
             # This node may be the one that stands by next: no frame must come between.
             await self._begin_standby(self._pipeline, self._flow)
         self.leads = False
-        entries = [entry(frame_id) for frame_id in self.head.held_ids()]
-        self._tell_standby(self.head)
-        log.info("head-hands-over", frames=len(entries))
+        self._tell_standby(head)
+        log.info("head-hands-over", frames=len(head.held_ids()))
         self.on_news()
-        await self._publish(message.reply, b"".join(entries))
+        await self._publish(reply, _entries(head))
 
     def _tell_standby(self, head: Head) -> None:
         """This node's own head, which has handed over, finishes what it holds, and has results on the way."""
@@ -457,8 +444,9 @@ class Leadership:
         return needed
 
 
-def _split(data: bytes, size: int) -> list[bytes]:
-    return [data[i : i + size] for i in range(0, len(data), size)]
+def _entries(head: Head) -> bytes:
+    """Of all that it holds."""
+    return b"".join(entry(frame_id) for frame_id in head.held_ids())
 
 
 def _input(pipeline: str, flow: FlowSettings) -> str:

@@ -1,0 +1,83 @@
+"""What one head asks another: requests on the handover subject of its node (docs/protocol.md, Heads).
+
+Which frames it holds, and which it will finish when it shall take no more: answered with their entries
+(`stages.identity.entry`). Which of some frames it has answered lately: answered with the digests of their ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import structlog
+
+from broker import subjects
+from broker.errors import BrokerError, WireError
+from broker.port import Broker, Buffer
+from stages.identity import DIGEST_BYTES
+
+log = structlog.get_logger("understudy.head")
+
+TIMEOUT_S = 1.0
+
+_HAND_OVER, _WHAT, _ANSWERED = b"hand over", b"what", b"answered "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """As it came. `epoch`: of the route of the head that asks, where it says so; `marks`: digests of ids."""
+
+    kind: Literal["hand over", "what", "answered"]
+    epoch: int = 0
+    marks: tuple[bytes, ...] = ()
+
+
+def read_question(data: Buffer) -> Question:
+    """Raises WireError where it is none."""
+    question = bytes(data)
+    if question == _WHAT:
+        return Question(kind="what")
+    if question.startswith(_ANSWERED):
+        return Question(kind="answered", marks=tuple(_split(question[len(_ANSWERED) :], DIGEST_BYTES)))
+    words, _, epoch = question.rpartition(b" ")
+    if words == _HAND_OVER and epoch.isdigit():
+        return Question(kind="hand over", epoch=int(epoch[:20]))
+    raise WireError(f"{question[:40]!r} is no question to a head")
+
+
+class OtherHead:
+    """Asks the head on another node. None: it does not say."""
+
+    def __init__(self, broker: Broker, pipeline: str, node: str) -> None:
+        self._broker = broker
+        self._subject = subjects.handover(pipeline, node)
+        self.node = node
+
+    async def hand_over(self, epoch: int) -> list[bytes] | None:
+        """It takes no more frames from then on, and finishes these (entries). `epoch`: of the route of who asks."""
+        return _entries(await self._ask(b"%s %d" % (_HAND_OVER, epoch)))
+
+    async def held(self) -> list[bytes] | None:
+        """Which frames it holds (entries)."""
+        return _entries(await self._ask(_WHAT))
+
+    async def answered(self, marks: Sequence[bytes]) -> list[bytes] | None:
+        """Which of these frames (digests of their ids) it has answered lately."""
+        answer = await self._ask(_ANSWERED + b"".join(marks))
+        return None if answer is None else _split(answer, DIGEST_BYTES)
+
+    async def _ask(self, question: bytes) -> bytes | None:
+        try:
+            return bytes((await self._broker.request(self._subject, question, timeout_s=TIMEOUT_S)).data)
+        except BrokerError as error:
+            log.debug("head-does-not-answer", node=self.node, reason=str(error))
+            return None
+
+
+def _entries(answer: bytes | None) -> list[bytes] | None:
+    return None if answer is None else _split(answer, 2 * DIGEST_BYTES)
+
+
+def _split(data: bytes, size: int) -> list[bytes]:
+    return [data[i : i + size] for i in range(0, len(data), size)]
