@@ -115,6 +115,12 @@ class Route:
                 return hop.node
         raise KeyError(cut)
 
+    @property
+    def node_before_head(self) -> str:
+        """The last on the way that is not the head's: an answer comes of what that one has sent. Empty: there is none,
+        and the head's node does all."""
+        return next((hop.node for hop in reversed(self.hops) if hop.node != self.head), "")
+
     def codec_from(self, node: str, cut: int) -> Codec:
         """What this node uses for the activation of a cut that it sends on: nothing within itself, nor to the head."""
         hop = next((hop for hop in self.hops if hop.part.first_block == cut), None)

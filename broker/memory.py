@@ -109,6 +109,10 @@ class MemoryBroker:
         return True
 
     @property
+    def clustered(self) -> bool:
+        return False
+
+    @property
     def connected(self) -> bool:
         return not self._closed
 

@@ -88,6 +88,10 @@ class MqttBroker:
         return False
 
     @property
+    def clustered(self) -> bool:
+        return False
+
+    @property
     def connected(self) -> bool:
         return self._session.connected
 

@@ -109,6 +109,10 @@ class NatsBroker:
         return True
 
     @property
+    def clustered(self) -> bool:
+        return self._client.clustered
+
+    @property
     def connected(self) -> bool:
         return not self._closing and bool(self._client.is_connected)
 

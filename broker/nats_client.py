@@ -70,6 +70,11 @@ class NatsClient(Client):
         self._public_nkey = nkey
         self._auth_configured = signs
 
+    @property
+    def clustered(self) -> bool:
+        """Whether the server says that it is one of a cluster."""
+        return bool(self._server_info.get("cluster"))
+
     async def publish_parts(
         self, subject: str, parts: Sequence[Buffer], *, reply: str = "", headers: Mapping[str, str] | None = None
     ) -> None:

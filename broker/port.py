@@ -55,6 +55,11 @@ class Broker(Protocol):
         """Whether `subscribe` takes a `queue`. Not on MQTT."""
 
     @property
+    def clustered(self) -> bool:
+        """Whether the server is one of several: it may be cut off from the others with messages that it has taken, and
+        pass them on later. Who asks a subject that nobody listens to is told so (`request`) on such brokers."""
+
+    @property
     def connected(self) -> bool:
         """Whether the connection is up at the moment (a back end reconnects by itself)."""
 

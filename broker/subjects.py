@@ -14,6 +14,7 @@ Data subjects (any client may use the first three):
 | `understudy.<pipeline>.events`       | what happened to the pipeline, and what was done: JSON      |
 | `understudy.<pipeline>.journal`      | request: the controller answers the records of its journal  |
 | `understudy.<pipeline>.handover.<node>` | request: a new head asks the one before what it will finish |
+| `understudy.<pipeline>.sent.<node>`  | request: a new head asks what this node has sent to a lost one |
 | `understudy._.status`                | request: every controller answers its status as JSON        |
 | `understudy._.blob.<sha256>`         | request: a chunk of a sub-model, from whoever has it        |
 | `understudy._.probe-data.<node>`     | request: a chunk that measures a link; answered by `ProbeAck` |
@@ -106,6 +107,10 @@ def activations(pipeline: str, node: str) -> str:
 
 def handover(pipeline: str, node: str) -> str:
     return f"{ROOT}.{pipeline}.handover.{node}"
+
+
+def sent(pipeline: str, node: str) -> str:
+    return f"{ROOT}.{pipeline}.sent.{node}"
 
 
 def lead(pipeline: str) -> str:

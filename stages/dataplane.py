@@ -23,6 +23,7 @@ from stages.gap import Gap
 from stages.head import Head
 from stages.leadership import Leadership
 from stages.linkmeter import LinkMeter
+from stages.sent import Sent
 from stages.worker import WorkerCounters
 
 log = structlog.get_logger("understudy.node")
@@ -62,6 +63,7 @@ class DataPlane:
         self.lead = Leadership(node=node, broker=broker, executor=intake_executor, confirm=confirm)
         self.lead.counters.malformed = counters.malformed
         self._gap = Gap(broker, concerned=lambda: bool(self._deployments), send_again=lambda: self.lead.on_gap())
+        self._sent = Sent(broker, node, active_epoch=lambda: self.active_epoch, malformed=counters.malformed)
         self.links = LinkMeter()
         self.active_epoch = 0
 
@@ -97,6 +99,7 @@ class DataPlane:
             subject = subjects.activations(pipeline, self._node)
             self._subscription = await self._broker.subscribe(subject, self._on_activation)
             await self._gap.listen(pipeline)
+            await self._sent.listen(pipeline)
 
     def add(self, deployment: Deployment) -> None:
         """Start its workers."""
@@ -141,6 +144,7 @@ class DataPlane:
             if target == self._node:
                 await self._accept(message)  # a hop within this process needs no broker
                 return
+            self._sent.note(target, message)
             subject = subjects.activation(deployment.assignment.pipeline, message.cut, target)
             if isinstance(message, Failure):
                 await self._broker.publish(subject, wire_activation.encode_failure(message))
@@ -163,6 +167,7 @@ class DataPlane:
 
     async def stop(self) -> None:
         await self._gap.stop()
+        await self._sent.stop()
         await self.lead.stop()
         for deployment in self._deployments.values():
             await deployment.stop()

@@ -58,8 +58,10 @@ class Fence:
 
     @property
     def refused(self) -> bool:
-        """Whether the last answer was that another node is the head."""
+        """Whether another node is the head: the last answer was that, or the fence is closed."""
         asking = self._asking
+        if self._closed:
+            return True
         return asking is not None and asking.done() and not asking.cancelled() and not asking.result()
 
     def is_open(self) -> bool:

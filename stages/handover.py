@@ -2,6 +2,7 @@
 
 Which frames it holds, and which it will finish when it shall take no more: answered with their entries
 (`stages.identity.entry`). Which of some frames it has answered lately: answered with the digests of their ids.
+That it is no head any more: answered with nothing, when it puts out nothing more.
 """
 
 from __future__ import annotations
@@ -13,22 +14,24 @@ from typing import Literal
 import structlog
 
 from broker import subjects
-from broker.errors import BrokerError, WireError
+from broker.errors import BrokerError, NoRespondersError, WireError
 from broker.port import Broker, Buffer
-from stages.identity import DIGEST_BYTES
+from stages.identity import DIGEST_BYTES, split_entries
 
 log = structlog.get_logger("understudy.head")
 
 TIMEOUT_S = 1.0
 
-_HAND_OVER, _WHAT, _ANSWERED = b"hand over", b"what", b"answered "
+OVER_TIMEOUT_S = 0.1
+
+_HAND_OVER, _OVER, _WHAT, _ANSWERED = b"hand over", b"over", b"what", b"answered "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """As it came. `epoch`: of the route of the head that asks, where it says so; `marks`: digests of ids."""
 
-    kind: Literal["hand over", "what", "answered"]
+    kind: Literal["hand over", "over", "what", "answered"]
     epoch: int = 0
     marks: tuple[bytes, ...] = ()
 
@@ -41,8 +44,8 @@ def read_question(data: Buffer) -> Question:
     if question.startswith(_ANSWERED):
         return Question(kind="answered", marks=tuple(_split(question[len(_ANSWERED) :], DIGEST_BYTES)))
     words, _, epoch = question.rpartition(b" ")
-    if words == _HAND_OVER and epoch.isdigit():
-        return Question(kind="hand over", epoch=int(epoch[:20]))
+    if words in (_HAND_OVER, _OVER) and epoch.isdigit():
+        return Question(kind="over" if words == _OVER else "hand over", epoch=int(epoch[:20]))
     raise WireError(f"{question[:40]!r} is no question to a head")
 
 
@@ -56,16 +59,28 @@ class OtherHead:
 
     async def hand_over(self, epoch: int) -> list[bytes] | None:
         """It takes no more frames from then on, and finishes these (entries). `epoch`: of the route of who asks."""
-        return _entries(await self._ask(b"%s %d" % (_HAND_OVER, epoch)))
+        return _listed(await self._ask(b"%s %d" % (_HAND_OVER, epoch)))
 
     async def held(self) -> list[bytes] | None:
         """Which frames it holds (entries)."""
-        return _entries(await self._ask(_WHAT))
+        return _listed(await self._ask(_WHAT))
 
     async def answered(self, marks: Sequence[bytes]) -> list[bytes] | None:
         """Which of these frames (digests of their ids) it has answered lately."""
         answer = await self._ask(_ANSWERED + b"".join(marks))
         return None if answer is None else _split(answer, DIGEST_BYTES)
+
+    async def is_over(self, epoch: int) -> bool:
+        """Whether nothing of it can come any more: it says so, behind its last result; or nobody is there to ask, since
+        its process has ended, or its broker, or the connection between that one and ours."""
+        question = b"%s %d" % (_OVER, epoch)
+        try:
+            await self._broker.request(self._subject, question, timeout_s=OVER_TIMEOUT_S)
+        except NoRespondersError:
+            return True
+        except BrokerError:
+            return False
+        return True
 
     async def _ask(self, question: bytes) -> bytes | None:
         try:
@@ -75,8 +90,8 @@ class OtherHead:
             return None
 
 
-def _entries(answer: bytes | None) -> list[bytes] | None:
-    return None if answer is None else _split(answer, 2 * DIGEST_BYTES)
+def _listed(answer: bytes | None) -> list[bytes] | None:
+    return None if answer is None else split_entries(answer)
 
 
 def _split(data: bytes, size: int) -> list[bytes]:

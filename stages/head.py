@@ -30,6 +30,7 @@ from stages.errors import FrameError
 from stages.fence import Fence
 from stages.head_counters import HeadCounters
 from stages.identity import identify, make_id, reply_and_ack
+from stages.in_doubt import InDoubt
 from stages.intake import Intake
 from stages.ledger import Arrival, Held, Ledger
 from stages.order import Ordering
@@ -123,15 +124,32 @@ class Head:
     @property
     def idle(self) -> bool:
         """Whether it holds nothing that is not answered."""
-        return not (self._ledger.held or self._ledger.waiting or self._taken or self._answering)
+        return not (
+            self._ledger.held or self._ledger.waiting or self._taken or self._answering or self._outlet.withheld_ids()
+        )
 
     def held_ids(self) -> list[str]:
-        """Of the frames that it has taken and not answered yet."""
-        return [*self._ledger.held, *(arrival.id for arrival in (*self._taken, *self._ledger.waiting))]
+        """Of the frames that it has taken and whose results are not out yet."""
+        arrivals = (*self._taken, *self._ledger.waiting)
+        return [*self._ledger.held, *(arrival.id for arrival in arrivals), *self._outlet.withheld_ids()]
 
     def answered_ids(self) -> list[str]:
         """Of the frames that it has answered lately: their results may be on the way."""
-        return self._ledger.recent_ids()
+        withheld = set(self._outlet.withheld_ids())
+        return [frame_id for frame_id in self._ledger.recent_ids() if frame_id not in withheld]
+
+    def doubt(self, in_doubt: InDoubt) -> None:
+        """A head that was lost may have answered these: their results do not go to the output subject until
+        `settle`."""
+        self._outlet.in_doubt = in_doubt
+
+    async def narrow(self, entries: Sequence[bytes]) -> None:
+        """Only these of the frames in doubt (`stages.identity.entry`) are."""
+        await self._outlet.narrow(entries)
+
+    async def settle(self) -> int:
+        """Nothing is in doubt any more. How many results were withheld, and go out now."""
+        return await self._outlet.settle()
 
     async def answered_elsewhere(self, frame_id: str, result: bytes) -> None:
         """Another head has put out the result of a frame that this one may hold, too: who waits for it here is told."""

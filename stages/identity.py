@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -17,10 +18,11 @@ from broker.activation import check_id, decode_tensor_frame
 from broker.errors import WireError
 from broker.headers import ID_HEADER, REPLY_HEADER
 from broker.jetstream import is_stored, stored
-from broker.port import Message
+from broker.port import Buffer, Message
 from stages.intake import looks_like_msgpack
 
 DIGEST_BYTES = 8
+ENTRY_BYTES = 2 * DIGEST_BYTES
 
 _MADE_UP = re.compile(r"([0-9a-f]{16})-[0-9a-f]{8}")
 
@@ -70,12 +72,27 @@ def digest(key: str) -> bytes:
 
 def entry(frame_id: str) -> bytes:
     """A frame in the list of those that a head will finish: the digests of its key, and of its id."""
-    return digest(keys_of(frame_id)[-1]) + digest(frame_id)
+    return digest(key_of(frame_id)) + digest(frame_id)
+
+
+def entries(frame_ids: Iterable[str]) -> bytes:
+    """A list of frames, as heads and nodes tell it each other."""
+    return b"".join(map(entry, frame_ids))
+
+
+def split_entries(answer: Buffer) -> list[bytes]:
+    data = bytes(answer)
+    return [data[i : i + ENTRY_BYTES] for i in range(0, len(data), ENTRY_BYTES)]
 
 
 def is_named(frame: bytes) -> bool:
     """Whether an `entry` is that of a frame whose publisher has named it: its key is its id."""
     return frame[:DIGEST_BYTES] == frame[DIGEST_BYTES:]
+
+
+def key_of(frame_id: str) -> str:
+    """The key of a frame that a head has given this id: the id, or what `make_id` made it from."""
+    return keys_of(frame_id)[-1]
 
 
 def keys_of(frame_id: str) -> tuple[str, ...]:

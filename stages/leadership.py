@@ -16,14 +16,14 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 import structlog
 
 from broker import subjects
 from broker.activation import Activation, Failure
-from broker.control import FlowSettings
+from broker.control import FlowSettings, Route
 from broker.errors import BrokerError, WireError
 from broker.port import Broker, Handler, Message, Subscription
 from stages.deployment import Deployment
@@ -32,9 +32,11 @@ from stages.fence import Confirm, Fence
 from stages.handover import OtherHead, read_question
 from stages.head import Head
 from stages.head_counters import HeadCounters
-from stages.identity import DIGEST_BYTES, digest, entry, identify
+from stages.identity import DIGEST_BYTES, digest, entries, entry, identify
+from stages.in_doubt import InDoubt
 from stages.ledger import Ledger
 from stages.results import Provenance
+from stages.sent import ask_sent
 from stages.standby_head import StandbyHead, id_of
 from stages.way import Send, Way
 
@@ -53,6 +55,12 @@ for each other is lost where their link is; and of a frame that is published aga
 LATE_S = 2.0
 """A frame that comes to a new head for so long may be one that the head before has taken. Who publishes one again does
 so later."""
+
+DOUBT_S = 20.0
+"""A result of a lost head comes within so long or not at all: nats-server gives up a route on which nothing comes back
+after 15 s (`ping_interval` of `broker.server`)."""
+
+DOUBT_ASK_S = 0.05
 
 SHARED_S = 30.0
 """A head that has handed over has finished what it holds, or lost it, after so long."""
@@ -79,6 +87,8 @@ class Leadership:
         self._standby: StandbyHead | None = None
         self._other = ""
         """The node of the head that this one stands by for."""
+        self._other_route: Route | None = None
+        self._other_route_since_s = math.inf
         self._stands_by_since_s = math.inf
         self._pipeline = ""
         self._epoch = 0  # of the newest route that it leads on
@@ -98,6 +108,8 @@ class Leadership:
         self._shared_since_s = 0.0
         self._late: Counter[bytes] = Counter()
         """Of the same: copies (by the digests of their keys) that may still come here."""
+        self._in_doubt: InDoubt | None = None
+        self._doubting: asyncio.Task[None] | None = None
         broker.on_connection(self._on_connection)
 
     @property
@@ -149,9 +161,12 @@ class Leadership:
             await self.head.on_outcome(outcome)
 
     async def check(self) -> None:
-        """Raise the error of the head's task, if it ended with one: a defect. End a head that has finished."""
+        """Raise the error of a task of the head's, if it ended with one: a defect. End a head that has finished."""
         if self._task is not None and self._task.done():
             self._task.result()
+        if self._doubting is not None and self._doubting.done():
+            self._doubting.result()
+            self._doubting = None
         if self.head is not None and not self.leads and self.head.idle:
             await self._step_down()
             await self._unsubscribe_stale()
@@ -176,6 +191,8 @@ class Leadership:
         knows = self._standby is not None
         if not knows:
             await self._begin_standby(pipeline, flow)
+        if self._other_route is not deployment.route:
+            self._other_route, self._other_route_since_s = deployment.route, time.monotonic()
         self._other = deployment.route.head
         if self._other != self._node and self._keeping_up is None:
             # Not awaited: a head that has just died lets its questioner wait, and the next route may come meanwhile.
@@ -192,6 +209,7 @@ class Leadership:
 
     def _end_standby(self) -> None:
         self._standby = None
+        self._other, self._other_route = "", None
         if self._keeping_up is not None:
             self._keeping_up.cancel()
             self._keeping_up = None
@@ -203,8 +221,8 @@ class Leadership:
         assert standby is not None  # noqa: S101 - it has just begun
         while True:
             other = self._head_on(self._other)
-            if not knows and (entries := await other.held()) is not None:
-                standby.catch_up(entries)
+            if not knows and (held := await other.held()) is not None:
+                standby.catch_up(held)
                 knows = True
             await self._learn_answered(other, standby, before_s=time.monotonic() - LONG_S)
             await asyncio.sleep(LONG_S)
@@ -223,6 +241,7 @@ class Leadership:
     async def _take_over(self, deployment: Deployment, send: Send, previous_head: str) -> None:
         pipeline = deployment.assignment.pipeline
         knows = time.monotonic() - self._stands_by_since_s > KNOWS_AFTER_S
+        lost, sender = previous_head or self._other, self._sender_to_other()
         await self._stand_by(deployment)
         standby = self._standby
         assert standby is not None  # noqa: S101 - _stand_by made it
@@ -245,6 +264,8 @@ class Leadership:
         self._end_standby()
         self._open_feed(deployment, anew=not knows and not previous_head)
         frames = standby.frames()
+        if answer is None:
+            self._doubt(head, standby.marks(), lost=lost, sender=sender, epoch=deployment.epoch)
         log.info("head-takes-over", epoch=deployment.epoch, frames=len(frames))
         for message in frames:
             await head.on_frame(message)
@@ -252,6 +273,53 @@ class Leadership:
         self._epoch = deployment.epoch
         await self._tell_clients(knows=knows)
         await self._unsubscribe_stale()
+
+    def _sender_to_other(self) -> str:
+        """Who has sent on to the head's node all that the head may have answered lately. Empty: nobody can say."""
+        route = self._other_route
+        is_known = route is not None and time.monotonic() - self._other_route_since_s > KNOWS_AFTER_S
+        return route.node_before_head if route is not None and is_known else ""
+
+    def _doubt(self, head: Head, marks: Sequence[bytes], *, lost: str, sender: str, epoch: int) -> None:
+        """The head on another node was lost. What its broker had taken of its results may come yet, where it is cut off
+        together with that head; elsewhere the controller has had its connection closed (`broker.presence`).
+
+        Not where results must be in order: all others would wait. Stored ones are stored once all the same.
+        """
+        flow = self._flow
+        assert flow is not None  # noqa: S101 - _make_head has set it
+        if not self._broker.clustered or lost in ("", self._node) or flow.ordered or flow.delivery == "durable":
+            return
+        self._end_doubt()
+        self._in_doubt = InDoubt(marks, epoch=epoch)
+        head.doubt(self._in_doubt)
+        settling = self._settle(head, self._in_doubt, self._head_on(lost), sender=sender, epoch=epoch)
+        self._doubting = asyncio.create_task(settling, name="head-doubt")
+
+    async def _settle(self, head: Head, in_doubt: InDoubt, lost: OtherHead, *, sender: str, epoch: int) -> None:
+        """Ask the lost head, again and again, until nothing of it can come any more; meanwhile leave in doubt only what
+        the node before it has sent there."""
+        began_s = time.monotonic()
+        while not await lost.is_over(epoch) and time.monotonic() - began_s < DOUBT_S:
+            if sender:
+                sent = await ask_sent(self._broker, self._pipeline, by=sender, to=lost.node, epoch=epoch)
+                if sent is not None:
+                    await head.narrow(sent)
+                    sender = ""
+            await asyncio.sleep(DOUBT_ASK_S)
+        await self._hear_all()
+        self._in_doubt = None
+        released = await head.settle()
+        if released or in_doubt.late:
+            seconds = round(time.monotonic() - began_s, 3)
+            log.info("results-were-in-doubt", withheld=released, late=in_doubt.late, seconds=seconds, head=lost.node)
+        await self._unsubscribe_stale()
+
+    def _end_doubt(self) -> None:
+        self._in_doubt = None
+        if self._doubting is not None:
+            self._doubting.cancel()
+            self._doubting = None
 
     def _open_feed(self, deployment: Deployment, *, anew: bool) -> None:
         """Durable delivery: have stored frames delivered to this head. `anew`: also what another head was given, and
@@ -299,13 +367,17 @@ class Leadership:
             return
         match question.kind:
             case "what":
-                await self._publish(message.reply, _entries(self.head))
+                await self._publish(message.reply, entries(self.head.held_ids()))
             case "answered":
                 known = {digest(frame_id) for frame_id in self.head.answered_ids()}
                 await self._publish(message.reply, b"".join(mark for mark in question.marks if mark in known))
+            case "over" if question.epoch > self._epoch:
+                if self._fence is not None:
+                    self._fence.close()
+                await self._publish(message.reply, b"")
             case "hand over" if self.leads and question.epoch > self._epoch:
                 await self._hand_over(self.head, message.reply)
-            case "hand over" if self.leads:
+            case "over" | "hand over" if self.leads:
                 # Late: whoever asked was over before this node became the head again.
                 self.counters.malformed.note_message("handover", message, f"epoch {question.epoch} is over")
 
@@ -317,7 +389,7 @@ class Leadership:
         self._tell_standby(head)
         log.info("head-hands-over", frames=len(head.held_ids()))
         self.on_news()
-        await self._publish(reply, _entries(head))
+        await self._publish(reply, entries(head.held_ids()))
 
     def _tell_standby(self, head: Head) -> None:
         """This node's own head, which has handed over, finishes what it holds, and has results on the way."""
@@ -348,6 +420,7 @@ class Leadership:
     async def _step_down(self) -> None:
         self.leads = False
         self._window = 0
+        self._end_doubt()
         if self._feed is not None:
             self._feed.close()
         head, tasks = self.head, [task for task in (self._task, self._fence_task) if task is not None]
@@ -385,6 +458,8 @@ class Leadership:
     async def _on_result(self, message: Message) -> None:
         if self._standby is not None:
             await self._standby.on_result(message)
+        if self._in_doubt is not None:
+            self._in_doubt.heard(message.data)
         if self.head is not None and (not self.leads or self._shared):
             await self._learn_result(self.head, bytes(message.data))
 
@@ -439,14 +514,9 @@ class Leadership:
             needed |= {subjects.handover(self._pipeline, self._node)}
         if self._standby is not None:
             needed |= {*self._inputs(), subjects.results_out(self._pipeline)}
-        if self.head is not None and (self._shared or not self.leads):
+        if self.head is not None and (self._shared or not self.leads or self._in_doubt is not None):
             needed.add(subjects.results_out(self._pipeline))
         return needed
-
-
-def _entries(head: Head) -> bytes:
-    """Of all that it holds."""
-    return b"".join(entry(frame_id) for frame_id in head.held_ids())
 
 
 def _input(pipeline: str, flow: FlowSettings) -> str:

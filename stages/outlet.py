@@ -22,6 +22,7 @@ from broker.headers import ID_HEADER
 from broker.jetstream import ACK, check_stored
 from broker.port import Broker, Buffer, Message
 from stages.fence import Fence
+from stages.in_doubt import InDoubt
 
 log = structlog.get_logger("understudy.head")
 
@@ -84,6 +85,8 @@ class Outlet:
         self._stored: OrderedDict[str, None] = OrderedDict()
         self._lost = 0  # how often the connection was
         self._work = asyncio.Event()
+        self.in_doubt: InDoubt | None = None
+        """Whose answers do not go to the output subject yet."""
 
     @property
     def max_payload_bytes(self) -> int:
@@ -91,8 +94,8 @@ class Outlet:
 
     async def put(self, answers: Sequence[Answer]) -> None:
         """All of them in one step, so that nothing comes between the fence's word and the socket."""
-        if answers:
-            await self._push([message for answer in answers for message in self._messages(answer)])
+        if messages := [message for answer in answers for message in self._messages(answer)]:
+            await self._push(messages)
 
     async def answer(self, reply: str, data: bytes) -> None:
         """To who asked, if anybody waits for it."""
@@ -108,6 +111,23 @@ class Outlet:
             await self._broker.publish(subject, data)
         except BrokerError as error:
             log.error("publish-failed", subject=subject, reason=str(error))
+
+    def withheld_ids(self) -> list[str]:
+        """Of the frames whose results wait for `settle`."""
+        return [] if self.in_doubt is None else self.in_doubt.ids
+
+    async def narrow(self, entries: Sequence[bytes]) -> None:
+        """Only these are in doubt: the others go out."""
+        if self.in_doubt is not None and (messages := self.in_doubt.narrow(entries)):
+            await self._push(messages)
+
+    async def settle(self) -> int:
+        """Nothing is in doubt any more: what was withheld goes out. How many that was."""
+        in_doubt, self.in_doubt = self.in_doubt, None
+        messages = [] if in_doubt is None else in_doubt.settle()
+        if messages:
+            await self._push(messages)
+        return len(messages)
 
     async def put_again(self, answer: Answer) -> None:
         """A stored frame was delivered again, though it was answered: its acknowledgement was lost, or the storing of
@@ -144,7 +164,9 @@ class Outlet:
         replies = [
             Message(subject=reply, data=answer.result) for reply in answer.replies if subjects.is_answerable(reply)
         ]
-        messages = [self._to_output(answer), *replies]
+        output = self._to_output(answer)
+        is_withheld = self.in_doubt is not None and self.in_doubt.takes(answer.id, output)
+        messages = replies if is_withheld else [output, *replies]
         if answer.dead_letter:
             messages.append(Message(subject=self._dead, data=answer.dead_letter))
         if replies and not self._stores:

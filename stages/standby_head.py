@@ -122,6 +122,10 @@ class StandbyHead:
             else:
                 self.expect_others([entry[DIGEST_BYTES:]])
 
+    def marks(self) -> list[bytes]:
+        """The digests of the keys of all that is not answered, one for each copy."""
+        return [digest(kept.key) for kept in self._frames.values()]
+
     def named(self, *, before_s: float = math.inf) -> list[bytes]:
         """Digests of the ids of frames that have one and came before then, the oldest first."""
         frames = self._frames.values()

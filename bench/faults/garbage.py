@@ -35,7 +35,7 @@ OVERHEAR_S = 1.0
 FRAMES_PER_S = 100.0
 FINISH_S = 30.0
 BLOCKS = 12
-AT_NODES = {"frame", "activation", "handover", "blob", "probe", "assignment", "spares", "activate"}
+AT_NODES = {"frame", "activation", "handover", "sent", "blob", "probe", "assignment", "spares", "activate"}
 KINDS = AT_NODES | {"beat", "pulse", "bye", "confirm", "update"}
 """Of malformed messages, as the status counts them: one for each sort of subject that somebody listens to."""
 

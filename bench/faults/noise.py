@@ -55,6 +55,7 @@ def data_subjects(pipeline: str, nodes: Sequence[str], blocks: int, held: Sequen
     """Subjects of the data account. `held`: SHA-256 of blobs that somebody has."""
     cuts = [f"understudy.{pipeline}.cut.{cut}.{node}" for node in nodes for cut in (0, 1, blocks // 2, blocks, 999)]
     per_node = [f"understudy.{pipeline}.handover.{node}" for node in nodes]
+    per_node += [f"understudy.{pipeline}.sent.{node}" for node in nodes]
     per_node += [f"understudy._.probe-data.{node}" for node in nodes]
     shared = [f"understudy.{pipeline}.{end}" for end in ("in", "in", "out", "dead", "lead", "events", "journal")]
     blobs = [f"understudy._.blob.{sha256}" for sha256 in (*held, secrets.token_hex(32), "nonsense")]

@@ -20,6 +20,7 @@ REFUSED_TO_PUBLISH: list[tuple[str, User, Account, str, str]] = [
     ("a client an event", CLIENT, "DATA", subjects.events("a"), subjects.frames_in("a")),
     ("a client the news of a head", CLIENT, "DATA", subjects.lead("a"), subjects.frames_in("a")),
     ("a client a handover", CLIENT, "DATA", subjects.handover("a", "one"), subjects.frames_in("a")),
+    ("a client a question for what was sent", CLIENT, "DATA", subjects.sent("a", "one"), subjects.frames_in("a")),
     ("a client an answer", CLIENT, "DATA", "_INBOX.somebody.1", subjects.journal("a")),
     ("a client a route", CLIENT, "DATA", subjects.activate("a"), subjects.STATUS),
     ("a client an assignment", CLIENT, "DATA", subjects.assign("one"), subjects.STATUS),

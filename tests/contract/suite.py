@@ -36,10 +36,11 @@ def payload(size_bytes: int, seed: int = 0) -> bytes:
 
 class BrokerContract(abc.ABC):
     """`knows_of_listeners`: a request that nobody listens to fails at once. `queue_groups`: the broker has them. Where
-    either is False the tests ask for what comes in their place."""
+    either is False the tests ask for what comes in their place. `clustered`: there are several servers."""
 
     knows_of_listeners = True
     queue_groups = True
+    clustered = False
 
     @abc.abstractmethod
     def connect(self) -> AsyncIterator[Connect]:
@@ -52,6 +53,9 @@ class BrokerContract(abc.ABC):
     @pytest.fixture
     async def there(self, connect: Connect) -> Broker:
         return await connect()
+
+    async def test_a_connection_tells_whether_its_server_is_one_of_several(self, here: Broker) -> None:
+        assert here.clustered == self.clustered
 
     async def test_a_message_reaches_a_subscriber_on_another_connection(self, here: Broker, there: Broker) -> None:
         inbox = Inbox()

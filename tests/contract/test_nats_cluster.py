@@ -47,6 +47,8 @@ class Everywhere:
 
 
 class TestNatsCluster(BrokerContract):
+    clustered = True
+
     @pytest.fixture
     async def connect(self) -> AsyncIterator[Connect]:
         numbers = cycle(range(3))

@@ -109,6 +109,7 @@ PATTERNS = [
     subjects.gone("<connection>"),
     subjects.activations("<pipeline>", "<node>"),
     subjects.handover("<pipeline>", "<node>"),
+    subjects.sent("<pipeline>", "<node>"),
     subjects.lead("<pipeline>"),
     subjects.feed("<pipeline>"),
     subjects.input_stream("<pipeline>"),

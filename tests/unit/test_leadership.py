@@ -6,86 +6,29 @@ On the in-process broker; the stages behind a head answer when the test lets the
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 
 from broker import subjects
-from broker.activation import Activation
-from broker.control import Assignment, FlowSettings
 from broker.memory import MemoryBroker
 from broker.port import Message
 from broker.url import parse_broker_url
-from stages.deployment import Deployment
-from stages.fence import Confirm
-from stages.flow import Flow
-from stages.leadership import Leadership
+from stages.handover import OtherHead
 from tests.contract.conftest import Inbox, eventually
-from tests.unit.builders import BLOB, numbers, pipeline_spec, route, tensor
+from tests.unit.machine import Machine, npy
 
 WIDE = 5000
-SPEC = pipeline_spec(tensor("x", None, None), tensor("y", None, 2))
 IN, OUT = subjects.frames_in("p"), subjects.results_out("p")
-
-
-def npy(value: float, width: int = 2) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, numbers(value, width=width))
-    return buffer.getvalue()
 
 
 def _message(frame_id: str | None) -> Message:
     headers = {} if frame_id is None else {"Nats-Msg-Id": frame_id}
     return Message(subject=IN, data=npy(1), reply="", headers=headers)
-
-
-class Machine:
-    """A node with its own connection: its part as a head, and stages that answer while `works` is set."""
-
-    def __init__(
-        self, name: str, broker: MemoryBroker, executor: ThreadPoolExecutor, confirm: Confirm | None = None
-    ) -> None:
-        self.name = name
-        self.broker = broker
-        self.lead = Leadership(node=name, broker=broker, executor=executor, confirm=confirm)
-        self.works = asyncio.Event()
-        self.works.set()
-        self.sent: list[str] = []
-        self.answers: set[asyncio.Task[None]] = set()
-
-    async def send(self, message: Activation) -> None:
-        self.sent += [frame.id for frame in message.frames]
-        task = asyncio.create_task(self._answer(message))
-        self.answers.add(task)
-        task.add_done_callback(self.answers.discard)
-
-    async def _answer(self, message: Activation) -> None:
-        await self.works.wait()
-        tensors = {"y": numbers(*range(len(message.frames)))}
-        await self.lead.on_outcome(Activation(epoch=message.epoch, cut=1, frames=message.frames, tensors=tensors))
-
-    async def follow(self, epoch: int, head: str, standby: str, *, drain: bool = False, before: str = "") -> None:
-        """Hear that this epoch is active."""
-        way = route(epoch, ("stage", "stage:0-1"), head=head, standby_head=standby)
-        assignment = Assignment(pipeline="p", controller="c", spec=BLOB, route=way, flow=FlowSettings())
-        deployment = Deployment(assignment=assignment, spec=SPEC, flow=Flow(window=64, batch=4), workers={})
-        await self.lead.follow(deployment, send=self.send, drain=drain, previous_head=before)
-
-    async def crash(self) -> None:
-        """Whatever it held is gone, and it answers nobody."""
-        for task in self.answers:
-            task.cancel()
-        await self.lead.stop()
-
-    async def has_finished(self) -> bool:
-        await self.lead.check()
-        return self.lead.head is None
 
 
 class Pair:
@@ -421,14 +364,47 @@ async def test_whoever_takes_over_says_so_and_whether_it_knows_what_is_not_answe
 
 @pytest.mark.parametrize(
     "question",
-    [b"", b"hand over", b"hand over 1", b"hand over -2", b"hand over 2x", b"hand ov", b"\xff\x00 2", b"what 2"],
-    ids=["nothing", "no epoch", "a late one", "negative", "no number", "cut off", "noise", "another question"],
+    [
+        b"",
+        b"hand over",
+        b"hand over 1",
+        b"hand over -2",
+        b"hand over 2x",
+        b"hand ov",
+        b"\xff\x00 2",
+        b"what 2",
+        b"over 1",
+    ],
+    ids=["nothing", "no epoch", "a late one", "negative", "no number", "cut off", "noise", "no question", "a late end"],
 )
 async def test_a_head_hands_over_to_nobody_but_the_head_of_a_later_route(pair: Pair, question: bytes) -> None:
     await pair.user.publish(subjects.handover("p", "a"), question, reply="answer.1")
     await pair.publish(5)
     await pair.each_answered_once()
     assert pair.a.lead.leads
+    assert pair.a.lead.counters.malformed.counts == {"handover": 1}
+
+
+async def test_a_head_that_was_told_that_it_is_over_may_become_it_again(
+    pair: Pair, executor: ThreadPoolExecutor
+) -> None:
+    async def confirm() -> bool:
+        return True
+
+    broker = await MemoryBroker.connect(parse_broker_url("memory://lead"))
+    back = Machine("c", broker, executor, confirm)
+    try:
+        await pair.b.follow(2, "c", "b")
+        await pair.a.follow(2, "c", "b", drain=True)
+        await back.follow(2, "c", "b", before="a")
+        assert await OtherHead(pair.b.broker, "p", "c").is_over(3)
+        await back.follow(4, "c", "b")  # of epoch 3 it has not heard
+        await pair.publish(5)
+        await pair.each_answered_once()
+        assert {result["epoch"] for result in pair.results} == {4}
+    finally:
+        await back.crash()
+        await broker.close()
 
 
 async def test_a_head_that_was_asked_to_hand_over_long_ago_and_leads_again_goes_on(pair: Pair) -> None:

@@ -51,6 +51,7 @@ def test_the_subjects_are_those_that_the_protocol_documents() -> None:
     assert subjects.activation("digits", 4, "node1") == "understudy.digits.cut.4.node1"
     assert subjects.activations("digits", "node1") == "understudy.digits.cut.*.node1"
     assert subjects.handover("digits", "node1") == "understudy.digits.handover.node1"
+    assert subjects.sent("digits", "node1") == "understudy.digits.sent.node1"
     assert subjects.lead("digits") == "understudy.digits.lead"
     assert subjects.events("digits") == "understudy.digits.events"
     assert subjects.journal("digits") == "understudy.digits.journal"
@@ -80,6 +81,7 @@ def test_no_pipeline_and_no_node_can_take_the_place_of_a_control_subject(pipelin
         subjects.dead_letters(pipeline),
         subjects.activation(pipeline, cut, node),
         subjects.handover(pipeline, node),
+        subjects.sent(pipeline, node),
         subjects.lead(pipeline),
         subjects.events(pipeline),
         subjects.journal(pipeline),
