@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import itertools
 import re
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from weakref import WeakKeyDictionary
 
@@ -37,8 +36,7 @@ class Hub:
 
     def __init__(self) -> None:
         self.connections: set[MemoryBroker] = set()
-        self._subscriptions: dict[MemorySubscription, None] = {}  # a set that keeps the order, so that turns are fair
-        self._turns: defaultdict[str, itertools.count[int]] = defaultdict(itertools.count)
+        self._subscriptions: dict[MemorySubscription, None] = {}  # a set that keeps the order
 
     def add(self, subscription: MemorySubscription) -> None:
         self._subscriptions[subscription] = None
@@ -47,14 +45,8 @@ class Hub:
         self._subscriptions.pop(subscription, None)
 
     def deliver(self, message: Message) -> int:
-        """Hand a message to every plain subscriber and to one of each queue group (in turn); return to how many."""
-        groups: defaultdict[str, list[MemorySubscription]] = defaultdict(list)
-        receivers: list[MemorySubscription] = []
-        for subscription in self._subscriptions:
-            if subscription.matches(message.subject):
-                (groups[subscription.queue] if subscription.queue else receivers).append(subscription)
-        for queue, members in groups.items():
-            receivers.append(members[next(self._turns[queue]) % len(members)])
+        """Hand a message to every subscriber; return to how many."""
+        receivers = [subscription for subscription in self._subscriptions if subscription.matches(message.subject)]
         for subscription in receivers:
             subscription.put(message)
         return len(receivers)
@@ -66,9 +58,8 @@ _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Hub]] = WeakKeyDic
 class MemorySubscription(QueuedSubscription):
     """One subscription. At most `QUEUE_MESSAGES` messages wait for its handler."""
 
-    def __init__(self, hub: Hub, subject: str, queue: str, handler: Handler) -> None:
+    def __init__(self, hub: Hub, subject: str, handler: Handler) -> None:
         super().__init__(subject, handler, kind="memory", queue_messages=QUEUE_MESSAGES)
-        self.queue = queue
         self._hub = hub
         hub.add(self)
 
@@ -105,10 +96,6 @@ class MemoryBroker:
         return self._max_payload_bytes
 
     @property
-    def queue_groups(self) -> bool:
-        return True
-
-    @property
     def clustered(self) -> bool:
         return False
 
@@ -137,10 +124,10 @@ class MemoryBroker:
             self._hub.deliver(message)
         return True
 
-    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> MemorySubscription:
+    async def subscribe(self, subject: str, handler: Handler) -> MemorySubscription:
         self._check_open()
         _check_pattern(subject)
-        subscription = MemorySubscription(self._hub, subject, queue, handler)
+        subscription = MemorySubscription(self._hub, subject, handler)
         self._subscriptions.append(subscription)
         return subscription
 

@@ -1,8 +1,8 @@
 """The MQTT back end: the broker port over MQTT 3.1.1, for mosquitto and for nats-server's own MQTT listener.
 
 Not connected at the moment: what is published is kept in the outbound buffer (32 MiB) and sent after the reconnect,
-which is tried for ever, at first every 10 ms. docs/mqtt.md says what of the port's contract MQTT cannot keep: it has no
-queue groups, and does not tell that nobody listens to a request.
+which is tried for ever, at first every 10 ms. docs/mqtt.md says what of the port's contract MQTT cannot keep: it does
+not tell that nobody listens to a request.
 """
 
 from __future__ import annotations
@@ -84,10 +84,6 @@ class MqttBroker:
         return MAX_PAYLOAD_BYTES
 
     @property
-    def queue_groups(self) -> bool:
-        return False
-
-    @property
     def clustered(self) -> bool:
         return False
 
@@ -111,17 +107,15 @@ class MqttBroker:
         outgoing = [self._outgoing(m.subject, m.data, m.reply, m.headers, again=False) for m in messages]
         return await self._session.send_now(outgoing, condition)
 
-    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> MqttSubscription:
+    async def subscribe(self, subject: str, handler: Handler) -> MqttSubscription:
         """See `broker.port.Broker.subscribe`.
 
         Raises:
             PermissionDeniedError: the broker refuses the subscription.
-            BrokerError: a queue group was asked for, the broker does not confirm the subscription, or it overlaps with
-                another one of this connection (`broker.mqtt_topics.widest`).
+            BrokerError: the broker does not confirm the subscription, or it overlaps with another one of this
+                connection (`broker.mqtt_topics.widest`).
         """
         self._session.check_open()
-        if queue:
-            raise BrokerError(f"{self.url} has no queue groups: MQTT 3.1.1 knows none (see docs/mqtt.md)")
         subscription = MqttSubscription(subject, handler, self._remove)
         self._subscriptions.add(subscription)
         try:

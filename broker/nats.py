@@ -105,10 +105,6 @@ class NatsBroker:
         return self._client.max_payload
 
     @property
-    def queue_groups(self) -> bool:
-        return True
-
-    @property
     def clustered(self) -> bool:
         return self._client.clustered
 
@@ -144,14 +140,14 @@ class NatsBroker:
         except nats_errors.Error as error:
             raise translate(error, url=self.url, subject=messages[0].subject) from error
 
-    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> NatsSubscription:
+    async def subscribe(self, subject: str, handler: Handler) -> NatsSubscription:
         self._check_open()
         subscription = NatsSubscription(subject, handler)
         self._subscribing[subject] = False
         try:
             # The receivers bound themselves; nats-py's own limits drop messages silently.
             subscription.inner = await self._client.subscribe(
-                subject, queue=queue, cb=subscription.handle, pending_msgs_limit=0, pending_bytes_limit=0
+                subject, cb=subscription.handle, pending_msgs_limit=0, pending_bytes_limit=0
             )
         except nats_errors.Error as error:
             self._subscribing.pop(subject, None)

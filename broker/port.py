@@ -51,10 +51,6 @@ class Broker(Protocol):
         """The largest payload that the broker takes."""
 
     @property
-    def queue_groups(self) -> bool:
-        """Whether `subscribe` takes a `queue`. Not on MQTT."""
-
-    @property
     def clustered(self) -> bool:
         """Whether the server is one of several: it may be cut off from the others with messages that it has taken, and
         pass them on later. Who asks a subject that nobody listens to is told so (`request`) on such brokers."""
@@ -97,12 +93,10 @@ class Broker(Protocol):
             PayloadTooLargeError, BrokerClosedError: see `publish`.
         """
 
-    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
+    async def subscribe(self, subject: str, handler: Handler) -> Subscription:
         """Receive messages of `subject` (NATS wildcards `*` and `>`).
 
-        Of the subscribers that name the same `queue`, one gets each message; BrokerError where the broker has no
-        `queue_groups`. When this returns, the broker knows of the
-        subscription: a message published afterwards, by anyone, arrives.
+        When this returns, the broker knows of the subscription: a message published afterwards, by anyone, arrives.
         """
 
     async def request(

@@ -16,7 +16,7 @@ Data subjects (any client may use the first three):
 | `understudy.<pipeline>.handover.<node>` | request: a new head asks the one before what it will finish |
 | `understudy.<pipeline>.sent.<node>`  | request: a new head asks what this node has sent to a lost one |
 | `understudy._.status`                | request: every controller answers its status as JSON        |
-| `understudy._.blob.<sha256>`         | request: a chunk of a sub-model, from whoever has it        |
+| `understudy._.blob.<sha256>`         | request: who has this sub-model                             |
 | `understudy._.probe-data.<node>`     | request: a chunk that measures a link; answered by `ProbeAck` |
 
 Control subjects (their own account where the broker has accounts), messages of `broker.control`:

@@ -1,12 +1,10 @@
 """Content-addressed pieces (sub-models, specifications): a cache on disk, and their exchange through the broker.
 
-There is no shared disk. Whoever holds a blob, controller or node, answers requests for chunks of it on
-`subjects.blob(sha256)` in one queue group, so that the load spreads; who needs it asks for chunk after chunk and checks
-the SHA-256 of the whole.
+There is no shared disk. All who hold a blob, controller or nodes, listen on `subjects.blob(sha256)`. For each chunk it
+is asked there who has the blob (`length` 0), and the first who answers, which is one that is there, near and not busy,
+is asked for the chunk, on the subject that its answer names. Who asked checks the SHA-256 of the whole.
 
-Where the broker has no queue groups (MQTT) all holders hear a question on that subject. So it is asked there who has
-the blob (`length` 0), and the first who answers, which is one that is there and not busy, is asked for the chunk, on
-the subject that its answer names.
+Not a queue group: of that the broker chooses one, also one that was cut off a moment ago, again and again.
 """
 
 from __future__ import annotations
@@ -171,14 +169,10 @@ class BlobExchange:
         """Answer requests for this blob from now on. Idempotent."""
         if ref.sha256 in self._offers:
             return
-        subject = subjects.blob(ref.sha256)
-        if self._broker.queue_groups:
-            self._offers[ref.sha256] = await self._broker.subscribe(subject, self._on_request, queue="holders")
-            return
         if not self._own_subject:
             self._own_subject = self._broker.new_inbox()
             self._own = await self._broker.subscribe(self._own_subject, self._on_request)
-        self._offers[ref.sha256] = await self._broker.subscribe(subject, self._on_search)
+        self._offers[ref.sha256] = await self._broker.subscribe(subjects.blob(ref.sha256), self._on_search)
 
     async def get(self, ref: BlobRef) -> bytes:
         """The blob, from the store or from whoever has it; offered to others afterwards.
@@ -239,8 +233,8 @@ class BlobExchange:
         raise BlobError(f"blob {ref.sha256[:12]} ({ref.size_bytes} bytes) cannot be fetched: {problem}")
 
     async def _ask(self, subject: str, request: bytes) -> Message:
-        """One of the holders answers. It may hang, or be gone without the broker knowing: when it takes longer than
-        usual another one is asked as well, and the first answer counts. Raises BrokerError."""
+        """One of the holders answers. It may hang before it has sent the chunk, or be cut off: when it takes longer
+        than usual it is asked again who is there, and the first chunk counts. Raises BrokerError."""
         patience_s = max(LEAST_PATIENCE_S, 3 * self._usual_s)
         asked: set[asyncio.Task[Message]] = set()
         left = MOST_ASKED
@@ -263,14 +257,17 @@ class BlobExchange:
     async def _request(self, subject: str, request: bytes) -> Message:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
-        if not self._broker.queue_groups:
-            subject = (await self._broker.request(subject, _SEARCH, timeout_s=LOCATE_TIMEOUT_S)).reply
-        answer = await self._broker.request(subject, request, timeout_s=CHUNK_TIMEOUT_S)
+        holder = (await self._broker.request(subject, _SEARCH, timeout_s=LOCATE_TIMEOUT_S)).reply
+        if not holder:
+            raise BrokerError(f"an answer on '{subject}' does not say whom to ask")
+        answer = await self._broker.request(holder, request, timeout_s=CHUNK_TIMEOUT_S)
         self._usual_s += 0.3 * (loop.time() - began_s - self._usual_s)
         return answer
 
     async def _on_search(self, message: Message) -> None:
-        if message.reply and message.data == _SEARCH:
+        if message.data != _SEARCH:
+            self._malformed.note_message("blob", message, "not a question for who has a blob")
+        elif message.reply:
             await self._broker.publish(message.reply, b"", reply=self._own_subject)
 
     async def _on_request(self, message: Message) -> None:
@@ -278,8 +275,7 @@ class BlobExchange:
             return
         try:
             request = msgpack.unpackb(message.data)
-            offset, length = request["offset"], request["length"]
-            sha256 = message.subject.rpartition(".")[2] if self._broker.queue_groups else request["sha256"]
+            offset, length, sha256 = request["offset"], request["length"], request["sha256"]
         except (ValueError, TypeError, KeyError, msgpack.UnpackException):
             offset = length = sha256 = None
         data: bytes | None = b""

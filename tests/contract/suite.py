@@ -19,7 +19,7 @@ from broker.errors import (
     RequestTimeoutError,
 )
 from broker.port import Broker, Message
-from tests.contract.conftest import WAIT_S, Connect, Inbox, eventually
+from tests.contract.conftest import WAIT_S, Connect, Inbox
 
 TWO = (
     Message(subject="n.a", data=b"one", reply="r.1"),
@@ -35,11 +35,10 @@ def payload(size_bytes: int, seed: int = 0) -> bytes:
 
 
 class BrokerContract(abc.ABC):
-    """`knows_of_listeners`: a request that nobody listens to fails at once. `queue_groups`: the broker has them. Where
-    either is False the tests ask for what comes in their place. `clustered`: there are several servers."""
+    """`knows_of_listeners`: a request that nobody listens to fails at once; otherwise the tests ask for what comes in
+    its place. `clustered`: there are several servers."""
 
     knows_of_listeners = True
-    queue_groups = True
     clustered = False
 
     @abc.abstractmethod
@@ -179,29 +178,6 @@ class BrokerContract(abc.ABC):
         assert [message.subject for message in await star.take(3)] == ["w.a.z", "w.b.z", "w.end.z"]
         expected = ["w.a", "w.a.z", "w.a.b.z", "w.b.z", "w.end.z"]
         assert [message.subject for message in await rest.take(5)] == expected
-
-    async def test_a_queue_group_shares_the_work_and_each_message_arrives_once(
-        self, here: Broker, there: Broker
-    ) -> None:
-        assert here.queue_groups == self.queue_groups
-        if not self.queue_groups:
-            with pytest.raises(BrokerError, match="no queue groups"):
-                await here.subscribe("work", Inbox(), queue="workers")
-            return
-        everything, members = Inbox(), [Inbox(), Inbox()]
-        await here.subscribe("work", everything)
-        for broker, member in zip((here, there), members, strict=True):
-            await broker.subscribe("work", member, queue="workers")
-        for number in range(200):
-            await here.publish("work", str(number).encode())
-        await everything.take(200)
-        # The members are others: of servers that hear of a message later, and with handlers of their own.
-        await eventually(lambda: sum(member.waiting for member in members) >= 200)
-        await here.flush()
-        await there.flush()
-        shares = [member.waiting for member in members]
-        assert sum(shares) == 200
-        assert min(shares) > 20
 
     async def test_a_request_gets_its_answer(self, here: Broker, there: Broker) -> None:
         async def double(message: Message) -> None:

@@ -17,7 +17,6 @@ class MqttContract(BrokerContract):
     """`start`: a broker of the test's own."""
 
     knows_of_listeners = False
-    queue_groups = False
     start: ClassVar[Callable[[], AbstractAsyncContextManager[MqttServer]]]
 
     @pytest.fixture

@@ -264,7 +264,7 @@ async def test_where_no_broker_answers_heartbeats_alone_decide() -> None:
     assert isinstance(await watch_presence("mqtt://127.0.0.1:1", lambda _: None), NoPresence)
 
 
-# ---- blobs without queue groups ------------------------------------------------------------------------------------
+# ---- blobs ----------------------------------------------------------------------------------------------------------
 
 
 async def test_of_several_holders_one_sends_a_chunk(broker: MqttServer) -> None:

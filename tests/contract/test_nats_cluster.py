@@ -28,8 +28,8 @@ class Everywhere:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._broker, name)
 
-    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
-        made = await self._broker.subscribe(subject, handler, queue=queue)
+    async def subscribe(self, subject: str, handler: Handler) -> Subscription:
+        made = await self._broker.subscribe(subject, handler)
         # Servers tell each other in order: who knows of a later subscription knows of the one before.
         await asyncio.gather(*(self._wait_for(watch) for watch in self._watches))
         return made

@@ -71,7 +71,6 @@ class TestNatsImage(OnImage):
 
 class TestMosquittoImage(OnImage):
     knows_of_listeners = False
-    queue_groups = False
 
     @pytest.fixture(scope="class")
     @classmethod

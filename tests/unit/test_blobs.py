@@ -16,10 +16,11 @@ from broker import subjects
 from broker.connect import connect
 from broker.control import BlobRef
 from broker.memory import MemoryBroker
-from broker.port import Broker, Message
+from broker.port import Broker, Handler, Message
 from broker.url import parse_broker_url
 from stages.blobs import CHUNK_BYTES, CHUNK_TIMEOUT_S, BlobError, BlobExchange, BlobStore
 
+SEARCH = msgpack.packb({"offset": 0, "length": 0})
 DATA = bytes(index * 7 % 251 for index in range(3 * CHUNK_BYTES + 17))
 
 
@@ -143,6 +144,17 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.blobs.CHUNK_TIMEOUT_S", 0.2)
 
 
+async def offer_by_hand(broker: Broker, ref: BlobRef, on_request: Handler) -> None:
+    """A holder that says that it has the blob, and answers requests for it in its own way."""
+    own = broker.new_inbox()
+
+    async def say(message: Message) -> None:
+        await broker.publish(message.reply, b"", reply=own)
+
+    await broker.subscribe(own, on_request)
+    await broker.subscribe(subjects.blob(ref.sha256), say)
+
+
 async def offered(exchange: BlobExchange, data: bytes) -> BlobRef:
     ref = exchange._store.put(data)
     await exchange.offer(ref)
@@ -217,7 +229,7 @@ async def test_what_has_another_hash_than_was_asked_for_is_refused_and_not_kept(
     async def lie(message: Message) -> None:
         await broker.publish(message.reply, b"wrong")
 
-    await broker.subscribe(subjects.blob(ref.sha256), lie)
+    await offer_by_hand(broker, ref, lie)
     with pytest.raises(BlobError, match="has another hash, twice"):
         await join(tmp_path).get(ref)
     assert list(tmp_path.iterdir()) == []
@@ -230,7 +242,7 @@ async def test_a_chunk_that_was_damaged_on_its_way_is_fetched_again(broker: Brok
         asked.append(message)
         await broker.publish(message.reply, b"wrong" if len(asked) == 1 else b"right")
 
-    await broker.subscribe(subjects.blob(ref.sha256), stumble)
+    await offer_by_hand(broker, ref, stumble)
     assert await join(None).get(ref) == b"right"
 
 
@@ -251,9 +263,13 @@ async def test_a_chunk_that_was_damaged_on_its_way_is_fetched_again(broker: Brok
     ids=repr,
 )
 async def test_a_malformed_request_is_answered_with_nothing(broker: Broker, join: Join, request_bytes: bytes) -> None:
-    ref = await offered(join(None), DATA)
-    answer = await broker.request(subjects.blob(ref.sha256), request_bytes, timeout_s=5)
+    exchange = join(None)
+    ref = await offered(exchange, DATA)
+    await broker.publish(subjects.blob(ref.sha256), request_bytes, reply="not.answered")
+    found = await broker.request(subjects.blob(ref.sha256), SEARCH, timeout_s=5)
+    answer = await broker.request(found.reply, request_bytes, timeout_s=5)
     assert bytes(answer.data) == b""
+    assert exchange._malformed.counts == {"blob": 2}
 
 
 async def test_chunks_fit_the_broker_however_small_its_messages_are(tmp_path: Path) -> None:
@@ -270,15 +286,14 @@ async def test_a_closed_exchange_offers_nothing_any_more(broker: Broker, join: J
     await exchange.close()
     assert not broker._hub._subscriptions  # type: ignore[attr-defined]
     await exchange.offer(ref)
-    assert len(broker._hub._subscriptions) == 1  # type: ignore[attr-defined]
+    assert await join(None).get(ref) == DATA
 
 
 # ---- holders that hang -----------------------------------------------------------------------------------------------
 
 
 class Holders:
-    """All who hold a blob, as the broker's queue group shows them: of so many requests one goes to a holder that hangs.
-    Deterministic, unlike the group itself."""
+    """All who hold a blob, each of which says so; of the requests for a chunk some go to a holder that hangs."""
 
     def __init__(self, broker: Broker, data: bytes, *, hung: Callable[[int], bool]) -> None:
         self._broker = broker
@@ -298,7 +313,7 @@ async def test_a_holder_that_never_answers_holds_up_no_fetch(broker: Broker, joi
     data = DATA[:1000]
     ref = ref_of(data)
     holders = Holders(broker, data, hung=lambda number: number == 0)
-    await broker.subscribe(subjects.blob(ref.sha256), holders, queue="holders")
+    await offer_by_hand(broker, ref, holders)
     began = time.monotonic()
     assert await join(None).get(ref) == data
     assert time.monotonic() - began < CHUNK_TIMEOUT_S
@@ -309,11 +324,39 @@ async def test_a_second_holder_that_hangs_as_well_holds_up_no_fetch(broker: Brok
     data = DATA[:1000]
     ref = ref_of(data)
     holders = Holders(broker, data, hung=lambda number: number < 2)
-    await broker.subscribe(subjects.blob(ref.sha256), holders, queue="holders")
+    await offer_by_hand(broker, ref, holders)
     began = time.monotonic()
     assert await join(None).get(ref) == data
     assert time.monotonic() - began < CHUNK_TIMEOUT_S
     assert holders.asked == 3
+
+
+async def test_holders_that_are_cut_off_hold_up_nothing(
+    broker: Broker, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.blobs.LEAST_PATIENCE_S", 60.0)
+    silent: list[Message] = []
+
+    async def hear(message: Message) -> None:
+        silent.append(message)
+
+    for _ in range(5):
+        await broker.subscribe(subjects.blob(ref_of(DATA).sha256), hear)
+    ref = await offered(join(None), DATA)
+    async with asyncio.timeout(CHUNK_TIMEOUT_S):
+        assert await join(None).get(ref) == DATA
+    assert len(silent) == 5 * 4  # each was asked about every chunk
+
+
+async def test_an_answer_that_names_no_holder_is_an_attempt_that_failed(
+    broker: Broker, join: Join, impatient: None
+) -> None:
+    async def answer(message: Message) -> None:
+        await broker.publish(message.reply, b"what?")
+
+    await broker.subscribe(subjects.blob(ref_of(DATA).sha256), answer)
+    with pytest.raises(BlobError, match="does not say whom to ask"):
+        await join(None).get(ref_of(DATA))
 
 
 async def test_a_holder_that_hangs_makes_nobody_more_patient_with_it(tmp_path: Path) -> None:
@@ -322,7 +365,7 @@ async def test_a_holder_that_hangs_makes_nobody_more_patient_with_it(tmp_path: P
     data = DATA[:30_000]  # 60 chunks, four at a time
     ref = ref_of(data)
     holders = Holders(small, data, hung=lambda number: number % 2 == 0)
-    await small.subscribe(subjects.blob(ref.sha256), holders, queue="holders")
+    await offer_by_hand(small, ref, holders)
     exchange = BlobExchange(small, BlobStore(tmp_path))
     try:
         async with asyncio.timeout(3 * CHUNK_TIMEOUT_S):
