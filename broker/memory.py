@@ -118,7 +118,7 @@ class MemoryBroker:
     async def publish_now(self, messages: Sequence[Message], condition: Callable[[], bool]) -> bool:
         outgoing = [self._message(m.subject, m.data, m.reply, m.headers) for m in messages]
         await asyncio.sleep(0)
-        if not condition():
+        if not self.connected or not condition():
             return False
         for message in outgoing:
             self._hub.deliver(message)

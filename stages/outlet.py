@@ -30,6 +30,9 @@ RETRY_S = 0.01
 """Between two attempts while the connection is down."""
 
 CONFIRM_S = 5.0
+CONFIRM_EVERY_S = 0.05
+"""Each question costs what a small message does: for every batch of results that is some per cent of the head's work."""
+
 STORE_AGAIN_S = 1.0
 """A result whose storing is not confirmed after so long is published again; it is stored once."""
 
@@ -84,6 +87,7 @@ class Outlet:
         self._unstored: dict[str, _Unstored] = {}
         self._stored: OrderedDict[str, None] = OrderedDict()
         self._lost = 0  # how often the connection was
+        self._confirmed_at = 0  # what that was when the broker last said that it has everything
         self._work = asyncio.Event()
         self.in_doubt: InDoubt | None = None
         """Whose answers do not go to the output subject yet."""
@@ -209,15 +213,17 @@ class Outlet:
             self._work.clear()
             while self._unconfirmed:
                 await self._confirm()
+                await asyncio.sleep(CONFIRM_EVERY_S)
 
     async def _confirm(self) -> None:
-        lost, asked = self._lost, list(self._unconfirmed)
+        asked = list(self._unconfirmed)
         try:
             await self._broker.flush(timeout_s=CONFIRM_S)
         except BrokerError as error:
             log.debug("results-not-confirmed", reason=str(error))
             await asyncio.sleep(RETRY_S)
             return
+        lost, self._confirmed_at = self._confirmed_at, self._lost
         if self._lost == lost:
             self._drop(asked)
         else:

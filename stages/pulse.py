@@ -15,7 +15,7 @@ import structlog
 
 from broker import pulse, subjects
 from broker.errors import BrokerError
-from broker.port import Broker
+from broker.port import Broker, Message
 
 PULSE_S = 0.02
 """Between two pulses of a node that has work: a hang is noticed after four of them."""
@@ -113,11 +113,9 @@ class PulseTask:
         return loop.time()
 
     async def _send(self, interval_ms: int) -> None:
-        if not self._broker.connected:
-            return
         sign = pulse.Pulse(incarnation=self._incarnation, sequence=self._sequence, interval_ms=interval_ms)
-        self._sequence += 1
+        message = Message(subject=self._subject, data=pulse.encode(sign))
         try:
-            await self._broker.publish(self._subject, pulse.encode(sign))
+            self._sequence += await self._broker.publish_now([message], lambda: True)
         except BrokerError as error:
             log.debug("pulse-not-sent", reason=str(error))
