@@ -23,7 +23,7 @@ import structlog
 
 from broker import subjects
 from broker.activation import Activation, Failure
-from broker.control import FlowSettings, Route
+from broker.control import FlowSettings
 from broker.errors import BrokerError, WireError
 from broker.port import Broker, Handler, Message, Subscription
 from stages.deployment import Deployment
@@ -33,10 +33,9 @@ from stages.handover import OtherHead, read_question
 from stages.head import Head
 from stages.head_counters import HeadCounters
 from stages.identity import DIGEST_BYTES, digest, entries, entry, identify
-from stages.in_doubt import InDoubt
 from stages.ledger import Ledger
 from stages.results import Provenance
-from stages.sent import ask_sent
+from stages.settlement import SeenRoutes, Settlement
 from stages.standby_head import StandbyHead, id_of
 from stages.way import Send, Way
 
@@ -55,12 +54,6 @@ for each other is lost where their link is; and of a frame that is published aga
 LATE_S = 2.0
 """A frame that comes to a new head for so long may be one that the head before has taken. Who publishes one again does
 so later."""
-
-DOUBT_S = 20.0
-"""A result of a lost head comes within so long or not at all: nats-server gives up a route on which nothing comes back
-after 15 s (`ping_interval` of `broker.server`)."""
-
-DOUBT_ASK_S = 0.05
 
 SHARED_S = 30.0
 """A head that has handed over has finished what it holds, or lost it, after so long."""
@@ -87,8 +80,8 @@ class Leadership:
         self._standby: StandbyHead | None = None
         self._other = ""
         """The node of the head that this one stands by for."""
-        self._other_route: Route | None = None
-        self._other_route_since_s = math.inf
+        self._seen = SeenRoutes()
+        """On which frames may be that the other head has answered."""
         self._stands_by_since_s = math.inf
         self._pipeline = ""
         self._epoch = 0  # of the newest route that it leads on
@@ -108,8 +101,8 @@ class Leadership:
         self._shared_since_s = 0.0
         self._late: Counter[bytes] = Counter()
         """Of the same: copies (by the digests of their keys) that may still come here."""
-        self._in_doubt: InDoubt | None = None
-        self._doubting: asyncio.Task[None] | None = None
+        self._settlement: Settlement | None = None
+        """Of what the head before this one may have answered, where that was lost."""
         broker.on_connection(self._on_connection)
 
     @property
@@ -164,9 +157,8 @@ class Leadership:
         """Raise the error of a task of the head's, if it ended with one: a defect. End a head that has finished."""
         if self._task is not None and self._task.done():
             self._task.result()
-        if self._doubting is not None and self._doubting.done():
-            self._doubting.result()
-            self._doubting = None
+        if self._settlement is not None:
+            self._settlement.check()
         if self.head is not None and not self.leads and self.head.idle:
             await self._step_down()
             await self._unsubscribe_stale()
@@ -191,9 +183,8 @@ class Leadership:
         knows = self._standby is not None
         if not knows:
             await self._begin_standby(pipeline, flow)
-        if self._other_route is not deployment.route:
-            self._other_route, self._other_route_since_s = deployment.route, time.monotonic()
         self._other = deployment.route.head
+        self._seen.note(deployment.route)
         if self._other != self._node and self._keeping_up is None:
             # Not awaited: a head that has just died lets its questioner wait, and the next route may come meanwhile.
             self._keeping_up = asyncio.create_task(self._keep_up(knows=knows), name="standby-head")
@@ -201,6 +192,7 @@ class Leadership:
     async def _begin_standby(self, pipeline: str, flow: FlowSettings) -> None:
         """Results first: a frame that is heard of is then never kept for longer than until its result."""
         self._stands_by_since_s = time.monotonic()
+        self._seen = SeenRoutes()
         # Of live video only the newest frame is worth going on with.
         frames = 1 if flow.delivery == "latest" else flow.queue_frames
         self._standby = StandbyHead(frames=frames, size_bytes=flow.queue_bytes)
@@ -209,7 +201,7 @@ class Leadership:
 
     def _end_standby(self) -> None:
         self._standby = None
-        self._other, self._other_route = "", None
+        self._other = ""
         if self._keeping_up is not None:
             self._keeping_up.cancel()
             self._keeping_up = None
@@ -241,7 +233,8 @@ class Leadership:
     async def _take_over(self, deployment: Deployment, send: Send, previous_head: str) -> None:
         pipeline = deployment.assignment.pipeline
         knows = time.monotonic() - self._stands_by_since_s > KNOWS_AFTER_S
-        lost, sender = previous_head or self._other, self._sender_to_other()
+        lost = previous_head or self._other
+        senders = self._seen.senders(lost)
         await self._stand_by(deployment)
         standby = self._standby
         assert standby is not None  # noqa: S101 - _stand_by made it
@@ -265,7 +258,7 @@ class Leadership:
         self._open_feed(deployment, anew=not knows and not previous_head)
         frames = standby.frames()
         if answer is None:
-            self._doubt(head, standby.marks(), lost=lost, sender=sender, epoch=deployment.epoch)
+            self._settle(head, standby.marks(), lost=lost, senders=senders, epoch=deployment.epoch)
         log.info("head-takes-over", epoch=deployment.epoch, frames=len(frames))
         for message in frames:
             await head.on_frame(message)
@@ -274,13 +267,7 @@ class Leadership:
         await self._tell_clients(knows=knows)
         await self._unsubscribe_stale()
 
-    def _sender_to_other(self) -> str:
-        """Who has sent on to the head's node all that the head may have answered lately. Empty: nobody can say."""
-        route = self._other_route
-        is_known = route is not None and time.monotonic() - self._other_route_since_s > KNOWS_AFTER_S
-        return route.node_before_head if route is not None and is_known else ""
-
-    def _doubt(self, head: Head, marks: Sequence[bytes], *, lost: str, sender: str, epoch: int) -> None:
+    def _settle(self, head: Head, marks: Sequence[bytes], *, lost: str, senders: frozenset[str], epoch: int) -> None:
         """The head on another node was lost. What its broker had taken of its results may come yet, where it is cut off
         together with that head; elsewhere the controller has had its connection closed (`broker.presence`).
 
@@ -290,36 +277,23 @@ class Leadership:
         assert flow is not None  # noqa: S101 - _make_head has set it
         if not self._broker.clustered or lost in ("", self._node) or flow.ordered or flow.delivery == "durable":
             return
-        self._end_doubt()
-        self._in_doubt = InDoubt(marks, epoch=epoch)
-        head.doubt(self._in_doubt)
-        settling = self._settle(head, self._in_doubt, self._head_on(lost), sender=sender, epoch=epoch)
-        self._doubting = asyncio.create_task(settling, name="head-doubt")
+        self._end_settlement()
+        self._settlement = Settlement(
+            self._broker,
+            self._pipeline,
+            head,
+            self._head_on(lost),
+            marks=marks,
+            senders=senders,
+            epoch=epoch,
+            hear_all=self._hear_all,
+            on_end=self._unsubscribe_stale,
+        )
 
-    async def _settle(self, head: Head, in_doubt: InDoubt, lost: OtherHead, *, sender: str, epoch: int) -> None:
-        """Ask the lost head, again and again, until nothing of it can come any more; meanwhile leave in doubt only what
-        the node before it has sent there."""
-        began_s = time.monotonic()
-        while not await lost.is_over(epoch) and time.monotonic() - began_s < DOUBT_S:
-            if sender:
-                sent = await ask_sent(self._broker, self._pipeline, by=sender, to=lost.node, epoch=epoch)
-                if sent is not None:
-                    await head.narrow(sent)
-                    sender = ""
-            await asyncio.sleep(DOUBT_ASK_S)
-        await self._hear_all()
-        self._in_doubt = None
-        released = await head.settle()
-        if released or in_doubt.late:
-            seconds = round(time.monotonic() - began_s, 3)
-            log.info("results-were-in-doubt", withheld=released, late=in_doubt.late, seconds=seconds, head=lost.node)
-        await self._unsubscribe_stale()
-
-    def _end_doubt(self) -> None:
-        self._in_doubt = None
-        if self._doubting is not None:
-            self._doubting.cancel()
-            self._doubting = None
+    def _end_settlement(self) -> None:
+        if self._settlement is not None:
+            self._settlement.stop()
+            self._settlement = None
 
     def _open_feed(self, deployment: Deployment, *, anew: bool) -> None:
         """Durable delivery: have stored frames delivered to this head. `anew`: also what another head was given, and
@@ -420,7 +394,7 @@ class Leadership:
     async def _step_down(self) -> None:
         self.leads = False
         self._window = 0
-        self._end_doubt()
+        self._end_settlement()
         if self._feed is not None:
             self._feed.close()
         head, tasks = self.head, [task for task in (self._task, self._fence_task) if task is not None]
@@ -458,8 +432,8 @@ class Leadership:
     async def _on_result(self, message: Message) -> None:
         if self._standby is not None:
             await self._standby.on_result(message)
-        if self._in_doubt is not None:
-            self._in_doubt.heard(message.data)
+        if self._settlement is not None:
+            self._settlement.heard(message.data)
         if self.head is not None and (not self.leads or self._shared):
             await self._learn_result(self.head, bytes(message.data))
 
@@ -514,7 +488,8 @@ class Leadership:
             needed |= {subjects.handover(self._pipeline, self._node)}
         if self._standby is not None:
             needed |= {*self._inputs(), subjects.results_out(self._pipeline)}
-        if self.head is not None and (self._shared or not self.leads or self._in_doubt is not None):
+        is_settled = self._settlement is None or not self._settlement.is_open
+        if self.head is not None and (self._shared or not self.leads or not is_settled):
             needed.add(subjects.results_out(self._pipeline))
         return needed
 

@@ -31,7 +31,7 @@ RETRY_S = 0.01
 
 CONFIRM_S = 5.0
 CONFIRM_EVERY_S = 0.05
-"""Each question costs what a small message does: for every batch of results that is some per cent of the head's work."""
+"""Each question costs what a small message does: after every batch of results, some per cent of a head's work."""
 
 STORE_AGAIN_S = 1.0
 """A result whose storing is not confirmed after so long is published again; it is stored once."""

@@ -25,7 +25,7 @@ from broker.connect import connect
 from broker.malformed import Malformed
 from broker.port import Broker, Message
 from broker.server import ClusterConfig, NatsServer, ServerConfig
-from stages import leadership
+from stages import settlement
 from stages.sent import Sent
 from tests.contract.conftest import Inbox, eventually
 from tests.unit.builders import numbers
@@ -147,7 +147,7 @@ async def test_the_lost_head_answers_nothing_more_when_it_is_back(mesh: Mesh) ->
 
 
 async def test_what_cannot_have_been_answered_does_not_wait(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leadership, "KNOWS_AFTER_S", 0.0)
+    monkeypatch.setattr(settlement, "SEEN_S", 0.0)
     sent = Sent(mesh.user, "stage", active_epoch=lambda: 2, malformed=Malformed())
     await sent.listen("p")
     sent.note("a", Activation(epoch=1, cut=1, frames=(FrameTag("f1"), FrameTag("f2")), tensors={}))
