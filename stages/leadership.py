@@ -345,13 +345,13 @@ class Leadership:
             case "answered":
                 known = {digest(frame_id) for frame_id in self.head.answered_ids()}
                 await self._publish(message.reply, b"".join(mark for mark in question.marks if mark in known))
-            case "over" if question.epoch > self._epoch:
-                if self._fence is not None:
+            case "over":
+                if question.epoch > self._epoch and self._fence is not None:
                     self._fence.close()
                 await self._publish(message.reply, b"")
             case "hand over" if self.leads and question.epoch > self._epoch:
                 await self._hand_over(self.head, message.reply)
-            case "over" | "hand over" if self.leads:
+            case "hand over" if self.leads:
                 # Late: whoever asked was over before this node became the head again.
                 self.counters.malformed.note_message("handover", message, f"epoch {question.epoch} is over")
 

@@ -373,9 +373,9 @@ async def test_whoever_takes_over_says_so_and_whether_it_knows_what_is_not_answe
         b"hand ov",
         b"\xff\x00 2",
         b"what 2",
-        b"over 1",
+        b"over",
     ],
-    ids=["nothing", "no epoch", "a late one", "negative", "no number", "cut off", "noise", "no question", "a late end"],
+    ids=["nothing", "no epoch", "a late one", "negative", "no number", "cut off", "noise", "no question", "no end"],
 )
 async def test_a_head_hands_over_to_nobody_but_the_head_of_a_later_route(pair: Pair, question: bytes) -> None:
     await pair.user.publish(subjects.handover("p", "a"), question, reply="answer.1")
@@ -383,6 +383,12 @@ async def test_a_head_hands_over_to_nobody_but_the_head_of_a_later_route(pair: P
     await pair.each_answered_once()
     assert pair.a.lead.leads
     assert pair.a.lead.counters.malformed.counts == {"handover": 1}
+
+
+async def test_a_head_that_leads_on_a_later_route_has_put_out_what_it_had_before(pair: Pair) -> None:
+    assert await OtherHead(pair.b.broker, "p", "a").is_over(1)
+    await pair.publish(5)
+    await pair.each_answered_once()
 
 
 async def test_a_head_that_was_told_that_it_is_over_may_become_it_again(
