@@ -120,7 +120,7 @@ async def test_a_stopped_node_answers_nothing_twice_when_it_goes_on(
 async def healed_without(running: Running, victim: str, before: int) -> None:
     healthy = await running.stream.healthy_after(before, in_a_row=50)
     assert victim not in {hop["node"] for hop in healthy["path"]}
-    bridged_first(running, victim, before)
+    await bridged_first(running, victim, healthy)
     assert running.stream.again == 0  # whoever publishes once is answered, too
 
 
