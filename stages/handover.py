@@ -2,7 +2,7 @@
 
 Which frames it holds, and which it will finish when it shall take no more: answered with their entries
 (`stages.identity.entry`). Which of some frames it has answered lately: answered with the digests of their ids.
-That it is no head any more: answered with nothing, when it puts out nothing more.
+That it is no head any more: answered with nothing, when it puts out nothing more of what it had.
 """
 
 from __future__ import annotations

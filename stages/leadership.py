@@ -345,7 +345,7 @@ class Leadership:
             case "answered":
                 known = {digest(frame_id) for frame_id in self.head.answered_ids()}
                 await self._publish(message.reply, b"".join(mark for mark in question.marks if mark in known))
-            case "over":
+            case "over" if self.leads:  # one that finishes what it holds lets its asker wait
                 if question.epoch > self._epoch and self._fence is not None:
                     self._fence.close()
                 await self._publish(message.reply, b"")

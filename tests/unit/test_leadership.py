@@ -391,6 +391,22 @@ async def test_a_head_that_leads_on_a_later_route_has_put_out_what_it_had_before
     await pair.each_answered_once()
 
 
+async def test_a_head_that_finishes_what_it_holds_is_not_over_before_it_has(pair: Pair) -> None:
+    """The answer to the one that took over from it came too late."""
+    pair.a.works.clear()
+    await pair.publish(3)
+    await eventually(lambda: len(pair.a.sent) == 3)
+    await pair.b.follow(2, "b", "a", before="a")
+    await pair.a.follow(2, "b", "a", drain=True)
+    other = OtherHead(pair.b.broker, "p", "a")
+    assert not await other.is_over(2)
+    pair.a.works.set()
+    await pair.each_answered_once()
+    assert {result["epoch"] for result in pair.results} == {1}
+    await eventually(pair.a.has_finished)
+    assert await other.is_over(2)
+
+
 async def test_a_head_that_was_told_that_it_is_over_may_become_it_again(
     pair: Pair, executor: ThreadPoolExecutor
 ) -> None:
