@@ -71,13 +71,17 @@ class OtherHead:
         return None if answer is None else _split(answer, DIGEST_BYTES)
 
     async def is_over(self, epoch: int) -> bool:
-        """Whether nothing of it can come any more: it says so, behind its last result; or nobody is there to ask, since
-        its process has ended, or its broker, or the connection between that one and ours."""
+        """Whether it says that nothing of it can come any more, behind its last result.
+
+        Raises:
+            NoRespondersError: nobody is there to ask: its process has ended, or its broker, or the connection between
+                that one and ours.
+        """
         question = b"%s %d" % (_OVER, epoch)
         try:
             await self._broker.request(self._subject, question, timeout_s=OVER_TIMEOUT_S)
         except NoRespondersError:
-            return True
+            raise
         except BrokerError:
             return False
         return True

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 from broker.port import Buffer, Message
 from stages.identity import DIGEST_BYTES, digest, key_of
+from stages.results import is_good
 
 
 class InDoubt:
@@ -37,9 +38,11 @@ class InDoubt:
 
     def takes(self, frame_id: str, message: Message) -> bool:
         """Whether this answer must not go to the output subject now: it is kept, or not needed any more."""
+        if not (self._open or self._over):
+            return False
         mark = digest(key_of(frame_id))
         if self._over[mark] > 0:
-            self._over[mark] -= 1
+            self._over -= Counter([mark])  # without those that are 0 now
             return True
         if self._open[mark] > 0:
             self._open[mark] -= 1
@@ -66,23 +69,24 @@ class InDoubt:
             self._over[mark] += 1
             self.late += 1
 
-    def narrow(self, entries: Iterable[bytes]) -> list[Message]:
-        """Only these (`stages.identity.entry`) can have been answered: the answers to others that were withheld."""
+    def narrow(self, entries: Iterable[bytes]) -> dict[str, Message]:
+        """Only these (`stages.identity.entry`) came back to the lost head: the answers to others that were withheld, by
+        the ids of their frames. Not where that is an error, which a head says by itself."""
         possible = Counter(entry[:DIGEST_BYTES] for entry in entries)
         self._open &= possible
-        released = []
+        released = {}
         for frame_id, message in list(self._withheld.items()):
             mark = digest(key_of(frame_id))
             if possible[mark] > 0:
                 possible[mark] -= 1
-            else:
-                released.append(message)
-                del self._withheld[frame_id]
+            elif is_good(message.data):
+                released[frame_id] = self._withheld.pop(frame_id)
         return released
 
-    def settle(self) -> list[Message]:
-        """Nothing of the lost head can come any more: the answers that were withheld, in their order."""
-        messages = list(self._withheld.values())
+    def settle(self) -> dict[str, Message]:
+        """Nothing of the lost head can come any more: the answers that were withheld, by the ids of their frames, in
+        their order. Frames that it has answered, and this head has not yet, stay known."""
+        released = dict(self._withheld)
         self._withheld.clear()
         self._open.clear()
-        return messages
+        return released

@@ -12,6 +12,7 @@ One subscription to the input subject serves all of these, so that no frame fall
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import time
@@ -167,6 +168,7 @@ class Leadership:
             await self._unsubscribe_stale()
 
     async def stop(self) -> None:
+        await self._give_up_settlement()
         await self._step_down()
         self._end_standby()
         if self._feed is not None:
@@ -258,7 +260,7 @@ class Leadership:
         self._open_feed(deployment, anew=not knows and not previous_head)
         frames = standby.frames()
         if answer is None:
-            self._settle(head, standby.marks(), lost=lost, senders=senders, epoch=deployment.epoch)
+            await self._settle(head, standby.marks(), lost=lost, senders=senders, epoch=deployment.epoch)
         log.info("head-takes-over", epoch=deployment.epoch, frames=len(frames))
         for message in frames:
             await head.on_frame(message)
@@ -267,7 +269,9 @@ class Leadership:
         await self._tell_clients(knows=knows)
         await self._unsubscribe_stale()
 
-    def _settle(self, head: Head, marks: Sequence[bytes], *, lost: str, senders: frozenset[str], epoch: int) -> None:
+    async def _settle(
+        self, head: Head, marks: Sequence[bytes], *, lost: str, senders: frozenset[str], epoch: int
+    ) -> None:
         """The head on another node was lost. What its broker had taken of its results may come yet, where it is cut off
         together with that head; elsewhere the controller has had its connection closed (`broker.presence`).
 
@@ -277,7 +281,7 @@ class Leadership:
         assert flow is not None  # noqa: S101 - _make_head has set it
         if not self._broker.clustered or lost in ("", self._node) or flow.ordered or flow.delivery == "durable":
             return
-        self._end_settlement()
+        await self._give_up_settlement()
         self._settlement = Settlement(
             self._broker,
             self._pipeline,
@@ -289,6 +293,14 @@ class Leadership:
             hear_all=self._hear_all,
             on_end=self._unsubscribe_stale,
         )
+
+    async def _give_up_settlement(self) -> None:
+        """What is withheld goes out now: that a frame may be answered twice is better than that it is lost."""
+        if self.head is not None and self._settlement is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_TIMEOUT_S):
+                    await self.head.settle()
+        self._end_settlement()
 
     def _end_settlement(self) -> None:
         if self._settlement is not None:

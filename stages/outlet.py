@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -91,6 +91,7 @@ class Outlet:
         self._work = asyncio.Event()
         self.in_doubt: InDoubt | None = None
         """Whose answers do not go to the output subject yet."""
+        self._releasing: dict[str, Message] = {}
 
     @property
     def max_payload_bytes(self) -> int:
@@ -117,21 +118,27 @@ class Outlet:
             log.error("publish-failed", subject=subject, reason=str(error))
 
     def withheld_ids(self) -> list[str]:
-        """Of the frames whose results wait for `settle`."""
-        return [] if self.in_doubt is None else self.in_doubt.ids
+        """Of the frames whose results are not out yet."""
+        return [*self._releasing, *(() if self.in_doubt is None else self.in_doubt.ids)]
 
     async def narrow(self, entries: Sequence[bytes]) -> None:
         """Only these are in doubt: the others go out."""
-        if self.in_doubt is not None and (messages := self.in_doubt.narrow(entries)):
-            await self._push(messages)
+        if self.in_doubt is not None:
+            await self._release(self.in_doubt.narrow(entries))
 
     async def settle(self) -> int:
         """Nothing is in doubt any more: what was withheld goes out. How many that was."""
-        in_doubt, self.in_doubt = self.in_doubt, None
-        messages = [] if in_doubt is None else in_doubt.settle()
-        if messages:
-            await self._push(messages)
-        return len(messages)
+        # It stays: what the lost head has answered, and this one has not yet, must not go out later either.
+        return 0 if self.in_doubt is None else await self._release(self.in_doubt.settle())
+
+    async def _release(self, withheld: Mapping[str, Message]) -> int:
+        if withheld:
+            self._releasing |= withheld
+            try:
+                await self._push(list(withheld.values()))
+            finally:
+                self._releasing = {key: self._releasing[key] for key in self._releasing.keys() - withheld.keys()}
+        return len(withheld)
 
     async def put_again(self, answer: Answer) -> None:
         """A stored frame was delivered again, though it was answered: its acknowledgement was lost, or the storing of
@@ -216,15 +223,15 @@ class Outlet:
                 await asyncio.sleep(CONFIRM_EVERY_S)
 
     async def _confirm(self) -> None:
-        asked = list(self._unconfirmed)
+        lost, asked = self._lost, list(self._unconfirmed)
         try:
             await self._broker.flush(timeout_s=CONFIRM_S)
         except BrokerError as error:
             log.debug("results-not-confirmed", reason=str(error))
             await asyncio.sleep(RETRY_S)
             return
-        lost, self._confirmed_at = self._confirmed_at, self._lost
-        if self._lost == lost:
+        before, self._confirmed_at = self._confirmed_at, lost
+        if self._lost == before:
             self._drop(asked)
         else:
             log.info("results-published-again", results=len(asked))

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.activation import FrameTag
+from broker.port import Buffer
 from broker.wire import Tensor
 from stages.errors import FrameError
 from stages.spec import PipelineSpec
 
 # One encoder for all results: json.dumps makes a new one for every call with options.
+_GOOD = b',"error":null}'
 _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
@@ -92,6 +94,11 @@ def result_json(
         "error": None if error is None else {"code": error[0], "reason": error[1]},
     }
     return _JSON.encode(document).encode()
+
+
+def is_good(result: Buffer) -> bool:
+    """Whether a result is an answer, and no error."""
+    return bytes(result[-len(_GOOD) :]) == _GOOD
 
 
 def dead_letter_json(

@@ -1,11 +1,13 @@
 """What a node has sent to another: asked by the head that takes over from one on that other node, which was lost.
 
-A frame whose outcome was never sent to the lost head's node cannot have been answered there (`stages.in_doubt`).
+Of a frame whose outcome was never sent to the lost head's node that can have said nothing but an error of its own
+(`stages.in_doubt`).
 """
 
 from __future__ import annotations
 
-from collections import deque
+import time
+from collections import defaultdict, deque
 from collections.abc import Callable
 
 from broker import subjects
@@ -15,8 +17,11 @@ from broker.malformed import Malformed
 from broker.port import Broker, Message, Subscription
 from stages.identity import entries, split_entries
 
-MESSAGES = 4096
-"""That are remembered: seconds of them."""
+FRAMES = 4096
+"""That are remembered of each node to which some were sent: more than can be under way."""
+
+KNOWS_AFTER_S = 5.0
+"""A process that has begun since may have sent something before, as another one."""
 
 ASK_TIMEOUT_S = 0.2
 
@@ -33,12 +38,13 @@ class Sent:
         self._node = node
         self._active_epoch = active_epoch
         self._malformed = malformed
-        self._messages: deque[tuple[str, tuple[str, ...]]] = deque(maxlen=MESSAGES)
+        self._ids: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=FRAMES))
+        self._since_s = time.monotonic()
         self._subscription: Subscription | None = None
 
     def note(self, target: str, message: Activation | Failure) -> None:
         """A message goes to another node."""
-        self._messages.append((target, tuple(frame.id for frame in message.frames)))
+        self._ids[target].extend([frame.id for frame in message.frames])
 
     async def listen(self, pipeline: str) -> None:
         """Idempotent."""
@@ -56,9 +62,9 @@ class Sent:
             self._malformed.note_message("sent", message, error.reason)
             return
         # On an older route this node may still send something there: who asks asks again.
-        if message.reply and self._active_epoch() >= epoch:
-            ids = [frame_id for to, frames in self._messages if to == target for frame_id in frames]
-            await self._broker.publish(message.reply, entries(ids))
+        knows = self._active_epoch() >= epoch and time.monotonic() - self._since_s > KNOWS_AFTER_S
+        if message.reply and knows:
+            await self._broker.publish(message.reply, entries(self._ids.get(target, ())))
 
 
 async def ask_sent(broker: Broker, pipeline: str, *, by: str, to: str, epoch: int) -> list[bytes] | None:

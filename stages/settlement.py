@@ -8,12 +8,14 @@ no other frame can have been answered.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
 from broker.control import Route
+from broker.errors import NoRespondersError
 from broker.port import Broker, Buffer
 from stages.handover import OtherHead
 from stages.head import Head
@@ -22,9 +24,16 @@ from stages.sent import ask_sent
 
 log = structlog.get_logger("understudy.head")
 
-LONGEST_S = 20.0
+LONGEST_S = 25.0
 """A result of a lost head comes within so long or not at all: nats-server gives up a route on which nothing comes back
-after 15 s (`ping_interval` of `broker.server`)."""
+after 10 to 15 s (`ping_interval` of `broker.server`)."""
+
+CRASHED_S = 5.0
+"""Where nobody is there to ask within so long after the take-over, a process has ended: its connections are closed
+everywhere. Later our server may have given up the route, and others not yet."""
+
+OTHERS_S = 5.0
+"""So much later they have."""
 
 ASK_S = 0.05
 
@@ -115,7 +124,16 @@ class Settlement:
     async def _run(self) -> None:
         began_s = time.monotonic()
         is_narrow = not self._senders
-        while not await self._lost.is_over(self._epoch) and time.monotonic() - began_s < LONGEST_S:
+        gone_s = math.inf
+        while (now_s := time.monotonic()) - began_s < LONGEST_S and now_s - gone_s < OTHERS_S:
+            try:
+                if await self._lost.is_over(self._epoch):
+                    break
+                gone_s = math.inf
+            except NoRespondersError:
+                if time.monotonic() - began_s < CRASHED_S:
+                    break
+                gone_s = min(gone_s, now_s)
             is_narrow = is_narrow or await self._narrow()
             await asyncio.sleep(ASK_S)
         await self._hear_all()

@@ -17,9 +17,9 @@ from typing import NamedTuple
 from broker.errors import WireError
 from broker.port import Message
 from stages.identity import DIGEST_BYTES, digest, identify, is_named, keys_of
+from stages.results import is_good
 
 _START = b'{"id":"'
-_GOOD = b',"error":null}'
 
 
 MAX_EXPECTED = 1 << 15
@@ -96,7 +96,7 @@ class StandbyHead:
             self._forget([frame_id])
         else:
             self._forget(keys_of(frame_id))
-        if data.endswith(_GOOD):
+        if is_good(data):
             self._remember(frame_id, data)
 
     def leave_to_the_other(self, entries: Sequence[bytes]) -> Counter[bytes]:

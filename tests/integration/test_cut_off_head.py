@@ -25,6 +25,7 @@ from broker.connect import connect
 from broker.malformed import Malformed
 from broker.port import Broker, Message
 from broker.server import ClusterConfig, NatsServer, ServerConfig
+from stages import sent as sent_module
 from stages import settlement
 from stages.sent import Sent
 from tests.contract.conftest import Inbox, eventually
@@ -148,6 +149,7 @@ async def test_the_lost_head_answers_nothing_more_when_it_is_back(mesh: Mesh) ->
 
 async def test_what_cannot_have_been_answered_does_not_wait(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settlement, "SEEN_S", 0.0)
+    monkeypatch.setattr(sent_module, "KNOWS_AFTER_S", 0.0)
     sent = Sent(mesh.user, "stage", active_epoch=lambda: 2, malformed=Malformed())
     await sent.listen("p")
     sent.note("a", Activation(epoch=1, cut=1, frames=(FrameTag("f1"), FrameTag("f2")), tensors={}))
@@ -167,4 +169,27 @@ async def test_where_the_broker_of_the_lost_head_has_ended_nothing_waits(mesh: M
     mesh.link.remove(CUT)
     await mesh.servers[0].stop()
     await mesh.b.follow(2, "b", "")
+    await eventually(lambda: mesh.heard == Counter([("first", 1), *((f"f{i}", 2) for i in range(5))]))
+
+
+async def test_a_late_result_that_is_there_before_ours_is_the_only_one(mesh: Mesh) -> None:
+    await mesh.lose_a_with("f1", "f2")
+    mesh.b.works.clear()  # its answers take longer than the network needs to come back
+    await mesh.b.follow(2, "b", "")
+    await eventually(lambda: len(mesh.b.sent) == 5)
+    mesh.link.remove(CUT)
+    await eventually(lambda: mesh.heard[("f2", 1)] == 1)
+    await eventually(lambda: not mesh.b.lead._settlement or not mesh.b.lead._settlement.is_open)
+    mesh.b.works.set()
+    await eventually(lambda: len(mesh.results) >= 6)
+    await mesh.joined()
+    assert mesh.heard == Counter([("first", 1), ("f0", 2), ("f1", 1), ("f2", 1), ("f3", 2), ("f4", 2)])
+
+
+async def test_a_new_head_that_stops_before_it_is_settled_puts_out_what_it_has(mesh: Mesh) -> None:
+    await mesh.lose_a_with()
+    await mesh.b.follow(2, "b", "")
+    await mesh.replies.take(5)
+    assert len(mesh.results) == 1
+    await mesh.b.lead.stop()
     await eventually(lambda: mesh.heard == Counter([("first", 1), *((f"f{i}", 2) for i in range(5))]))

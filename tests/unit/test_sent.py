@@ -33,7 +33,8 @@ class Node:
 
 
 @pytest.fixture
-async def node() -> AsyncIterator[Node]:
+async def node(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
+    monkeypatch.setattr(sent_module, "KNOWS_AFTER_S", 0.0)
     broker = await MemoryBroker.connect(parse_broker_url("memory://sent"))
     own = Node(broker)
     await own.sent.listen("p")
@@ -58,6 +59,20 @@ async def test_it_says_nothing_while_it_may_send_more_on_an_older_route(
     assert await node.asked("a", epoch=4) is None
     node.epoch = 4
     assert await node.asked("a", epoch=4) == []
+
+
+async def test_it_says_nothing_where_another_process_may_have_sent_something_before(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sent_module, "ASK_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(sent_module, "KNOWS_AFTER_S", 60.0)
+    assert await node.asked("a", epoch=3) is None
+
+
+async def test_of_each_node_the_newest_frames_are_remembered(node: Node) -> None:
+    node.send("a", "old", *(f"f{number}" for number in range(sent_module.FRAMES)))
+    node.send("c", *(f"g{number}" for number in range(sent_module.FRAMES)))
+    assert await node.asked("a", epoch=3) == [entry(f"f{number}") for number in range(sent_module.FRAMES)]
 
 
 async def test_of_a_node_that_is_not_there_nothing_is_known(node: Node) -> None:
