@@ -59,9 +59,9 @@ class Fence:
     @property
     def refused(self) -> bool:
         """Whether another node is the head: the last answer was that, or the fence is closed."""
-        asking = self._asking
         if self._closed:
             return True
+        asking = self._asking
         return asking is not None and asking.done() and not asking.cancelled() and not asking.result()
 
     def is_open(self) -> bool:

@@ -16,7 +16,7 @@ import structlog
 from broker import subjects
 from broker.errors import BrokerError, NoRespondersError, WireError
 from broker.port import Broker, Buffer
-from stages.identity import DIGEST_BYTES, split_entries
+from stages.identity import DIGEST_BYTES, ENTRY_BYTES, split
 
 log = structlog.get_logger("understudy.head")
 
@@ -42,7 +42,7 @@ def read_question(data: Buffer) -> Question:
     if question == _WHAT:
         return Question(kind="what")
     if question.startswith(_ANSWERED):
-        return Question(kind="answered", marks=tuple(_split(question[len(_ANSWERED) :], DIGEST_BYTES)))
+        return Question(kind="answered", marks=tuple(split(question[len(_ANSWERED) :], DIGEST_BYTES)))
     words, _, epoch = question.rpartition(b" ")
     if words in (_HAND_OVER, _OVER) and epoch.isdigit():
         return Question(kind="over" if words == _OVER else "hand over", epoch=int(epoch[:20]))
@@ -68,7 +68,7 @@ class OtherHead:
     async def answered(self, marks: Sequence[bytes]) -> list[bytes] | None:
         """Which of these frames (digests of their ids) it has answered lately."""
         answer = await self._ask(_ANSWERED + b"".join(marks))
-        return None if answer is None else _split(answer, DIGEST_BYTES)
+        return None if answer is None else split(answer, DIGEST_BYTES)
 
     async def is_over(self, epoch: int) -> bool:
         """Whether it says that nothing of it can come any more, behind its last result.
@@ -95,8 +95,4 @@ class OtherHead:
 
 
 def _listed(answer: bytes | None) -> list[bytes] | None:
-    return None if answer is None else split_entries(answer)
-
-
-def _split(data: bytes, size: int) -> list[bytes]:
-    return [data[i : i + size] for i in range(0, len(data), size)]
+    return None if answer is None else split(answer, ENTRY_BYTES)

@@ -72,7 +72,7 @@ def digest(key: str) -> bytes:
 
 def entry(frame_id: str) -> bytes:
     """A frame in the list of those that a head will finish: the digests of its key, and of its id."""
-    return digest(key_of(frame_id)) + digest(frame_id)
+    return mark_of(frame_id) + digest(frame_id)
 
 
 def entries(frame_ids: Iterable[str]) -> bytes:
@@ -80,9 +80,10 @@ def entries(frame_ids: Iterable[str]) -> bytes:
     return b"".join(map(entry, frame_ids))
 
 
-def split_entries(answer: Buffer) -> list[bytes]:
+def split(answer: Buffer, size: int) -> list[bytes]:
+    """Such a list (`ENTRY_BYTES` each), or one of digests (`DIGEST_BYTES`)."""
     data = bytes(answer)
-    return [data[i : i + ENTRY_BYTES] for i in range(0, len(data), ENTRY_BYTES)]
+    return [data[i : i + size] for i in range(0, len(data), size)]
 
 
 def is_named(frame: bytes) -> bool:
@@ -90,9 +91,9 @@ def is_named(frame: bytes) -> bool:
     return frame[:DIGEST_BYTES] == frame[DIGEST_BYTES:]
 
 
-def key_of(frame_id: str) -> str:
-    """The key of a frame that a head has given this id: the id, or what `make_id` made it from."""
-    return keys_of(frame_id)[-1]
+def mark_of(frame_id: str) -> bytes:
+    """The digest of the key of a frame that has this id at a head."""
+    return digest(keys_of(frame_id)[-1])
 
 
 def keys_of(frame_id: str) -> tuple[str, ...]:

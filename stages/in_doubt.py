@@ -13,7 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 from broker.port import Buffer, Message
-from stages.identity import DIGEST_BYTES, digest, key_of
+from stages.identity import DIGEST_BYTES, mark_of
 from stages.results import is_good
 
 
@@ -40,7 +40,7 @@ class InDoubt:
         """Whether this answer must not go to the output subject now: it is kept, or not needed any more."""
         if not (self._open or self._over):
             return False
-        mark = digest(key_of(frame_id))
+        mark = mark_of(frame_id)
         if self._over[mark] > 0:
             self._over -= Counter([mark])  # without those that are 0 now
             return True
@@ -59,8 +59,8 @@ class InDoubt:
             return  # not a result of ours
         if is_ours:
             return
-        mark = digest(key_of(frame_id))
-        ours = next((own for own in self._withheld if digest(key_of(own)) == mark), None)
+        mark = mark_of(frame_id)
+        ours = next((own for own in self._withheld if mark_of(own) == mark), None)
         if ours is not None:
             del self._withheld[ours]
             self.late += 1
@@ -76,7 +76,7 @@ class InDoubt:
         self._open &= possible
         released = {}
         for frame_id, message in list(self._withheld.items()):
-            mark = digest(key_of(frame_id))
+            mark = mark_of(frame_id)
             if possible[mark] > 0:
                 possible[mark] -= 1
             elif is_good(message.data):

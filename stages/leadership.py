@@ -372,10 +372,11 @@ class Leadership:
             # This node may be the one that stands by next: no frame must come between.
             await self._begin_standby(self._pipeline, self._flow)
         self.leads = False
+        held = head.held_ids()
         self._tell_standby(head)
-        log.info("head-hands-over", frames=len(head.held_ids()))
+        log.info("head-hands-over", frames=len(held))
         self.on_news()
-        await self._publish(reply, entries(head.held_ids()))
+        await self._publish(reply, entries(held))
 
     def _tell_standby(self, head: Head) -> None:
         """This node's own head, which has handed over, finishes what it holds, and has results on the way."""

@@ -91,7 +91,7 @@ class Outlet:
         self._work = asyncio.Event()
         self.in_doubt: InDoubt | None = None
         """Whose answers do not go to the output subject yet."""
-        self._releasing: dict[str, Message] = {}
+        self._releasing: set[str] = set()
 
     @property
     def max_payload_bytes(self) -> int:
@@ -133,11 +133,11 @@ class Outlet:
 
     async def _release(self, withheld: Mapping[str, Message]) -> int:
         if withheld:
-            self._releasing |= withheld
+            self._releasing |= withheld.keys()
             try:
                 await self._push(list(withheld.values()))
             finally:
-                self._releasing = {key: self._releasing[key] for key in self._releasing.keys() - withheld.keys()}
+                self._releasing -= withheld.keys()
         return len(withheld)
 
     async def put_again(self, answer: Answer) -> None:

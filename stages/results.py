@@ -17,8 +17,9 @@ from broker.wire import Tensor
 from stages.errors import FrameError
 from stages.spec import PipelineSpec
 
-# One encoder for all results: json.dumps makes a new one for every call with options.
 _GOOD = b',"error":null}'
+
+# One encoder for all results: json.dumps makes a new one for every call with options.
 _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
 
 

@@ -15,7 +15,7 @@ from broker.activation import Activation, Failure
 from broker.errors import BrokerError, WireError
 from broker.malformed import Malformed
 from broker.port import Broker, Message, Subscription
-from stages.identity import entries, split_entries
+from stages.identity import ENTRY_BYTES, entries, split
 
 FRAMES = 4096
 """That are remembered of each node to which some were sent: more than can be under way."""
@@ -75,7 +75,7 @@ async def ask_sent(broker: Broker, pipeline: str, *, by: str, to: str, epoch: in
         answer = await broker.request(subjects.sent(pipeline, by), question, timeout_s=ASK_TIMEOUT_S)
     except BrokerError:
         return None
-    return split_entries(answer.data)
+    return split(answer.data, ENTRY_BYTES)
 
 
 def _read(question: bytes) -> tuple[int, str]:

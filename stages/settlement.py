@@ -2,7 +2,7 @@
 
 A head that takes over from one that was lost begins a settlement. It ends when the lost head, or the broker, says that
 nothing of it can come any more. Meanwhile the nodes that sent the lost head its outcomes are asked which those were:
-no other frame can have been answered.
+of another frame it can have said nothing but an error of its own.
 """
 
 from __future__ import annotations

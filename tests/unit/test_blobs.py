@@ -286,6 +286,7 @@ async def test_a_closed_exchange_offers_nothing_any_more(broker: Broker, join: J
     await exchange.close()
     assert not broker._hub._subscriptions  # type: ignore[attr-defined]
     await exchange.offer(ref)
+    assert len(broker._hub._subscriptions) == 2  # type: ignore[attr-defined]
     assert await join(None).get(ref) == DATA
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from broker.port import Message
-from stages.identity import digest, entry, key_of
+from stages.identity import entry, mark_of
 from stages.in_doubt import InDoubt
 
 SAME = ("0123456789abcdef-00000001", "0123456789abcdef-00000002", "0123456789abcdef-00000003")
@@ -16,7 +16,7 @@ SAME = ("0123456789abcdef-00000001", "0123456789abcdef-00000002", "0123456789abc
 
 def in_doubt(*ids: str) -> InDoubt:
     """A head of epoch 5 takes over these frames."""
-    return InDoubt([digest(key_of(frame_id)) for frame_id in ids], epoch=5)
+    return InDoubt([mark_of(frame_id) for frame_id in ids], epoch=5)
 
 
 def answer(frame_id: str) -> Message:
